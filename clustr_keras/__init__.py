@@ -1,0 +1,1 @@
+"""Keras classifiers that prove how far an input may move before the answer changes."""
