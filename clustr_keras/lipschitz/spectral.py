@@ -1,0 +1,92 @@
+"""Guaranteed upper bounds of matrix norms, in NumPy float64 and inflated by their own rounding."""
+
+import numpy as np
+
+UNIT_ROUNDOFF = 2.0**-53
+_SQUARINGS = 14
+
+
+def spectral_norm_bound(matrix):
+    """Upper bound of the spectral norm of a matrix, proved for the numbers given.
+
+    Gram iteration: `||G||_2 <= ||G^(2^j)||_F^(1/2^j)` for the Gram matrix `G`, at every `j`. A multiple of the
+    identity is split off first where that is tighter, `||G||_2 <= t + ||G - t I||_2`, so that a nearly orthogonal
+    matrix gets a bound as good as its orthogonality. Each step adds a bound on its own float64 rounding.
+
+    Args:
+        matrix: Array `[m, n]`.
+
+    Returns:
+        Float, at least the largest singular value and typically within 0.1 % of it.
+
+    Raises:
+        ValueError: If the matrix is not of rank 2 or holds a NaN or an infinity.
+
+    Example:
+
+    >>> round(spectral_norm_bound([[3.0, 0.0], [0.0, 4.0]]), 2)
+    4.0
+
+    Reference:
+        Delattre et al., Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram Iteration, ICML 2023.
+    """
+    matrix = np.asarray(matrix, dtype="float64")
+    if matrix.ndim != 2:
+        raise ValueError(f"matrix must have rank 2; got shape {matrix.shape}.")
+    if not np.isfinite(matrix).all():
+        raise ValueError("the matrix holds a NaN or an infinity, so its norm has no bound.")
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
+    scale = np.abs(matrix).max(initial=0.0)
+    if scale == 0.0:
+        return 0.0
+    # A power of two: exact, and no square below can leave float64's range.
+    scale = 2.0 ** np.ceil(np.log2(scale))
+    matrix = matrix / scale
+    gram = matrix.T @ matrix
+    error = gamma(matrix.shape[0]) * _frobenius(matrix) ** 2
+    shift = float(np.trace(gram)) / len(gram)
+    shifted = gram - shift * np.eye(len(gram))
+    # One more rounding on the diagonal, at most half an ulp of its entries.
+    shift_error = UNIT_ROUNDOFF * _frobenius(np.diag(shifted)[None])
+    square = min(_symmetric_bound(gram), shift + _symmetric_bound(shifted) + shift_error) + error
+    return float(scale * np.sqrt(square) * (1.0 + 8.0 * UNIT_ROUNDOFF))
+
+
+def gamma(operations, unit_roundoff=UNIT_ROUNDOFF):
+    """`n u / (1 - n u)`: relative error of a sum or product of `n` rounded operations, in any order.
+
+    Reference:
+        Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., lemma 3.1.
+    """
+    if operations * unit_roundoff >= 0.5:
+        raise ValueError(f"{operations} operations are too many for a unit roundoff of {unit_roundoff}.")
+    return operations * unit_roundoff / (1.0 - operations * unit_roundoff)
+
+
+def _frobenius(matrix):
+    return float(np.linalg.norm(matrix)) * (1.0 + gamma(matrix.size + 4))
+
+
+def _symmetric_bound(matrix):
+    """`||M^(2^j)||_F^(1/2^j)`, with `||fl(M^2)||_2 + gamma_n ||M||_F^2` in place of `||M^2||_2`."""
+    norms, errors, bound = [], [], np.inf
+    for _ in range(_SQUARINGS):
+        norm = _frobenius(matrix)
+        if norm == 0.0:
+            return _unwind(0.0, norms, errors)
+        previous, bound = bound, _unwind(norm, norms, errors)
+        if bound > (1.0 - 1e-5) * previous:
+            return min(bound, previous)
+        matrix = matrix / norm
+        # Rounding of the division and of the product, for a matrix of Frobenius norm at most 1.
+        norms.append(norm)
+        errors.append(2.0 * gamma(len(matrix) + 4))
+        matrix = matrix @ matrix
+    return bound
+
+
+def _unwind(bound, norms, errors):
+    for norm, error in zip(reversed(norms), reversed(errors), strict=True):
+        bound = norm * np.sqrt(bound + error) * (1.0 + 8.0 * UNIT_ROUNDOFF)
+    return float(bound)

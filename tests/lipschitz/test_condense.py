@@ -1,0 +1,41 @@
+import keras
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from clustr_keras import lipschitz
+from clustr_keras.backbones import lipschitz_mlp
+from clustr_keras.lipschitz import MaxMin, OrthogonalDense
+
+
+def nested():
+    inner = lipschitz_mlp((4, 4, 1), (16, 8))
+    inputs = keras.Input((4, 4, 1))
+    return keras.Model(inputs, OrthogonalDense(6)(MaxMin()(inner(inputs))))
+
+
+def sequential():
+    layers = [keras.layers.Flatten(), keras.layers.BatchNormalization(), OrthogonalDense(8), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+    model.layers[1].set_weights([np.full(16, value) for value in (2.0, 1.0, 0.5, 4.0)])
+    return model
+
+
+@pytest.mark.parametrize("make", [nested, sequential])
+def test_outputs_are_the_same_and_the_kernels_plain(make):
+    model = make()
+    plain = lipschitz.condense(model)
+    x = np.random.default_rng(0).uniform(size=(7, 4, 4, 1)).astype("float32")
+    assert_allclose(plain(x), model(x), atol=1e-5)
+    assert not any(isinstance(layer, OrthogonalDense) for layer in plain._flatten_layers())
+
+
+def test_the_copy_keeps_its_weights_when_the_original_trains_on():
+    model = lipschitz_mlp((4, 4, 1), (16, 8))
+    plain = lipschitz.condense(model)
+    x = np.ones((1, 4, 4, 1), "float32")
+    before = np.asarray(plain(x))
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.3)
+    assert_allclose(plain(x), before)
+    assert not np.allclose(model(x), before, atol=1e-3)
