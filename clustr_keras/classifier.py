@@ -1,0 +1,289 @@
+"""The classifier: a backbone, a head of cluster centers, and certificates."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from clustr_keras.certification import METHODS, Certifier, as_arrays
+from clustr_keras.data.checks import check_images, check_labels
+from clustr_keras.heads import ClusterHead
+from clustr_keras.lipschitz import (
+    LipschitzBound,
+    UnknownBoundError,
+    bound,
+    condense,
+    fingerprint,
+    is_one_lipschitz_by_construction,
+)
+from clustr_keras.losses import CertifiedMarginLoss
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What `ClustrClassifier.certify` proves of a batch of images. Radii are l_2, for pixels in [0, 1].
+
+    Args:
+        class_ids: int64 `[B]`, the predicted classes.
+        certified_radius: float32 `[B]`: no change of the image with a norm below it changes the predicted class of
+            the deployed float32 model. `None` where the rounding of the backbone's evaluation has no analysis.
+        radius: float32 `[B]`, the same in real arithmetic, without the rounding slack; as other libraries report it.
+        nearest_cluster: int64 `[B]`, `class * K + cluster` of the nearest center.
+        runner_up_class_ids: int64 `[B]`, the classes with the second largest logits.
+        logits: float32 `[B, C]`, distance logits.
+        lipschitz_bound: Float, the proved bound of the backbone.
+    """
+
+    class_ids: np.ndarray
+    certified_radius: np.ndarray | None
+    radius: np.ndarray
+    nearest_cluster: np.ndarray
+    runner_up_class_ids: np.ndarray
+    logits: np.ndarray
+    lipschitz_bound: float
+
+    def __len__(self):
+        return len(self.class_ids)
+
+    def accuracy_at(self, radius, labels):
+        """Certified accuracy: share of examples that are right and certified at least up to `radius`."""
+        certified = self.radius if self.certified_radius is None else self.certified_radius
+        return float(np.mean((self.class_ids == np.reshape(labels, -1)) & (certified >= radius)))
+
+
+@dataclasses.dataclass
+class _Proof:
+    """The condensed backbone, its bound, and what was built on them. Not a dict: Keras would track, and save, that."""
+
+    plain: keras.Model | None = None
+    bound: LipschitzBound | None = None
+    certifiers: dict = dataclasses.field(default_factory=dict)
+
+
+@keras.saving.register_keras_serializable(package="clustr_keras")
+class ClustrClassifier(keras.Model):
+    """Image classifier that decides by the nearest cluster center and proves its radii.
+
+    `fit`, `evaluate` and `predict` work on the distance logits; `embed` and `certify` add the rest. Images are floats
+    in [0, 1]; labels are class ids.
+
+    Args:
+        backbone: Built `keras.Model` from images to embeddings. One that is 1-Lipschitz by construction (see
+            `clustr_keras.backbones`) trains towards large radii; any other whose operations `lipschitz.bound` knows
+            can be certified.
+        num_classes: Integer C, at least 2.
+        clusters_per_class: Integer K, at least 1.
+        class_names: C names; the class ids by default.
+        temperature: Float, factor of the logits in the probabilities, and the loss's default.
+
+    Attributes:
+        head: The `ClusterHead`.
+
+    Input shape:
+        Images `[B, H, W, C]` in [0, 1].
+
+    Output shape:
+        Distance logits `[B, num_classes]`.
+
+    Raises:
+        ValueError: If the backbone is not built or does not give embeddings `[B, D]`, or for `num_classes` < 2,
+            `clusters_per_class` < 1, or a wrong number of names.
+
+    Example:
+
+    >>> model = ClustrClassifier(lipschitz_mlp((8, 8, 1)), num_classes=10)
+    >>> model.compile("adam")
+    >>> model.fit(x_train, y_train, epochs=20)
+    >>> model.certify(x_test).certified_radius
+
+    Reference:
+        Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
+    """
+
+    def __init__(self, backbone, num_classes, clusters_per_class=1, class_names=None, temperature=8.0, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(backbone, keras.Model) or not backbone.built:
+            raise ValueError(f"backbone must be a built keras.Model; got {backbone!r}. Build it from keras.Input.")
+        self.backbone = backbone
+        self.head = ClusterHead(num_classes, clusters_per_class, temperature=temperature, name="head")
+        self.num_classes = self.head.num_classes
+        self.clusters_per_class = self.head.clusters_per_class
+        self.class_names = [str(name) for name in class_names or range(self.num_classes)]
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(f"expected {self.num_classes} class names; got {len(self.class_names)}.")
+        self.head.build(backbone.output_shape)
+        self.built = True
+        self._is_fitting = False
+        self._proof = _Proof()
+        self._forget_bound()
+
+    def call(self, images, training=None):
+        """Computes the distance logits."""
+        return self.head(self.backbone(images, training=training))
+
+    def compile(self, optimizer="adam", loss=None, loss_weights=None, metrics=("accuracy",), **kwargs):
+        """Configures training as `keras.Model.compile` does; the loss is a `CertifiedMarginLoss` by default."""
+        if loss is None:
+            loss = CertifiedMarginLoss(temperature=self.head.temperature)
+        metrics = list(metrics) if isinstance(metrics, tuple) else metrics
+        super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compiles a loaded model as it was when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+        """Trains as `keras.Model.fit` does, after a check of the data.
+
+        Arrays are checked whole; of any other data set its first batch is.
+
+        Raises:
+            ValueError: Before training, if the data is empty, an image leaves [0, 1] or has another shape than the
+                backbone's input, a label leaves `0..C-1`, or an embedding is not finite.
+        """
+        self._check_data(x, y)
+        if isinstance(validation_data, tuple):
+            self._check_data(*validation_data[:2])
+        self._forget_bound()
+        self._is_fitting = True
+        try:
+            return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+        finally:
+            self._is_fitting = False
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluates as `keras.Model.evaluate` does, on radii of a freshly proved bound.
+
+        A bound that fits the weights is kept. For a backbone without a known bound all radii are 0. During `fit` the
+        head keeps what it trains with.
+        """
+        if not self._is_fitting:
+            try:
+                self.prove_bound()
+            except UnknownBoundError:
+                self.head.set_lipschitz(float("inf"))
+        return super().evaluate(*args, **kwargs)
+
+    def embed(self, images, batch_size=256, verbose=0):
+        """Computes the embeddings `[B, D]` of images, as a NumPy array."""
+        return self.backbone.predict(images, batch_size=batch_size, verbose=verbose)
+
+    def certify(self, images, method="union", batch_size=256, verbose=0):
+        """Classifies images and proves how far each may move before its class can change.
+
+        Args:
+            images: Floats `[B, H, W, C]` in [0, 1], or any data set of such that `predict` takes.
+            method: `"union"` or `"nearest"`, see `clustr_keras.certificates`.
+            batch_size: Integer.
+            verbose: As for `predict`.
+
+        Returns:
+            A `Certificate`.
+
+        Raises:
+            ValueError: If an operation of the backbone has no known Lipschitz bound (it is named), a weight is not
+                finite, or an image is not finite or leaves [0, 1].
+
+        Example:
+
+        >>> certificate = model.certify(x_test)
+        >>> certificate.class_ids[:2], certificate.certified_radius[:2]
+        """
+        if isinstance(images, np.ndarray | list):
+            images = np.asarray(images)
+            check_images(images, self.backbone.input_shape[1:])
+        certifier = self.certifier(method)
+        outputs = as_arrays(certifier.predict(images, batch_size=batch_size, verbose=verbose))
+        return Certificate(
+            class_ids=outputs["class_ids"],
+            certified_radius=outputs.get("certified_radius"),
+            radius=outputs["radius"],
+            nearest_cluster=outputs["nearest_cluster"],
+            runner_up_class_ids=outputs["runner_up_class_ids"],
+            logits=outputs["logits"],
+            lipschitz_bound=certifier.bound.value,
+        )
+
+    def certifier(self, method="union"):
+        """The deployed form of this model, a `Certifier` on condensed weights; made afresh when weights changed."""
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {METHODS}; got {method!r}.")
+        self.prove_bound()
+        if method not in self._proof.certifiers:
+            self._proof.certifiers[method] = Certifier(self._proof.plain, self.head, self._proof.bound, method)
+        return self._proof.certifiers[method]
+
+    def prove_bound(self):
+        """Sees to it that the head holds the Lipschitz bound of the backbone's present weights.
+
+        Returns:
+            Float, the bound.
+
+        Raises:
+            UnknownBoundError: (a `ValueError`) If an operation of the backbone has no known bound.
+        """
+        current = fingerprint(self.backbone)
+        stored = keras.ops.convert_to_numpy(self.head.backbone_fingerprint)
+        if self._proof.bound is None or not np.array_equal(current, stored):
+            plain = condense(self.backbone)
+            self._proof = _Proof(plain, bound(plain))
+            self.head.set_lipschitz(self._proof.bound.value, current)
+        return self._proof.bound.value
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_classes": self.num_classes,
+            "clusters_per_class": self.clusters_per_class,
+            "class_names": self.class_names,
+            "temperature": self.head.temperature,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a classifier from what `get_config` returned."""
+        config = dict(config)
+        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**config)
+
+    def _forget_bound(self):
+        """Before training: L is 1 for a backbone that stays 1-Lipschitz, and unknown for any other."""
+        self._proof = _Proof()
+        self.head.set_lipschitz(1.0 if is_one_lipschitz_by_construction(self.backbone) else float("inf"))
+
+    def _check_data(self, x, y):
+        if isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x):
+            x, whole = np.asarray(x), True
+            if y is None:
+                raise ValueError("labels are missing: pass y, class ids [B].")
+        else:
+            x, y, whole = *_first_batch(x), False
+        check_images(x, self.backbone.input_shape[1:])
+        check_labels(y, self.num_classes, len(x))
+        embeddings = self.embed(x[:32])
+        if not np.isfinite(embeddings).all():
+            share = np.mean(~np.isfinite(embeddings).all(axis=-1))
+            raise ValueError(
+                f"{share:.0%} of the embeddings of the first images are not finite before training; expected numbers. "
+                f"Check the weights of the backbone {self.backbone.name!r}{'' if whole else ' and the data set'}."
+            )
+
+
+def _first_batch(dataset):
+    """Images and labels of the first batch of a tf.data.Dataset, PyDataset, generator-free data set or data loader."""
+    if dataset is None:
+        raise ValueError("there is no training data: pass x and y, or a data set.")
+    if isinstance(dataset, keras.utils.PyDataset):
+        batch = dataset[0] if dataset.num_batches != 0 else None
+    elif hasattr(dataset, "__next__"):
+        raise ValueError("a generator cannot be checked before training; wrap it in a keras.utils.PyDataset.")
+    else:
+        batch = next(iter(dataset), None)
+    if batch is None:
+        raise ValueError("the data set is empty; expected at least one batch.")
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise ValueError(f"a data set must give (images, labels); got {type(batch).__name__}.")
+    return np.asarray(batch[0]), np.asarray(batch[1])

@@ -1,0 +1,71 @@
+"""Checks of images and labels, each made once, before any training or certification starts."""
+
+import numpy as np
+
+
+def check_images(images, image_shape=None, name="images"):
+    """Checks that an array holds images: `[B, H, W, C]`, not empty, finite, in [0, 1].
+
+    Args:
+        images: Array.
+        image_shape: Expected `(H, W, C)`, with `None` for an axis of any size; not checked by default.
+        name: What the error calls the array.
+
+    Raises:
+        ValueError: If it does not; the message says what was given and what was expected.
+    """
+    images = np.asarray(images)
+    if images.ndim == 0 or len(images) == 0:
+        raise ValueError(f"{name} must hold at least one example; got shape {images.shape}.")
+    if image_shape is not None:
+        fits = images.ndim == len(image_shape) + 1 and all(
+            expected in (None, given) for given, expected in zip(images.shape[1:], image_shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"{name} must have shape [B, {', '.join(map(str, image_shape))}]; got {images.shape}.")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"{name} must be floats in [0, 1]; got dtype {images.dtype}. Divide 8-bit images by 255.")
+    is_bad = ~((images >= 0) & (images <= 1))  # a NaN is neither
+    if is_bad.any():
+        index = np.unravel_index(int(np.argmax(is_bad)), images.shape)
+        raise ValueError(
+            f"{name} must be finite and lie in [0, 1]; got {images[index]} at index {tuple(map(int, index))}. "
+            "Divide 8-bit images by 255; normalization belongs into the backbone."
+        )
+
+
+def check_labels(labels, num_classes, num_examples=None):
+    """Checks that an array holds class ids: `[B]` or `[B, 1]` integers in `0..C-1`.
+
+    Args:
+        labels: Array.
+        num_classes: Integer C.
+        num_examples: Expected length; not checked by default.
+
+    Raises:
+        ValueError: If it does not; the message says what was given and what was expected.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == num_classes and num_classes > 1:
+        raise ValueError(
+            f"labels must be integer class ids [B]; got shape {labels.shape}, which looks one-hot. "
+            "Pass labels.argmax(axis=-1)."
+        )
+    if labels.ndim not in (1, 2) or (labels.ndim == 2 and labels.shape[1] != 1):
+        raise ValueError(f"labels must have shape [B] or [B, 1]; got {labels.shape}.")
+    if num_examples is not None and len(labels) != num_examples:
+        raise ValueError(f"there must be one label for each image; got {len(labels)} labels, {num_examples} images.")
+    flat = labels.reshape(-1)
+    is_bad = ~((flat >= 0) & (flat < num_classes)) | (flat != np.floor(flat))
+    if is_bad.any():
+        index = int(np.argmax(is_bad))
+        label = flat[index].item()
+        way_out = (
+            f"Pass num_classes={int(flat.max()) + 1}, or map the labels."
+            if label >= num_classes
+            else ("Map the labels to 0, 1, 2, ...")
+        )
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1} for num_classes={num_classes}; "
+            f"got {label} at index {index}. {way_out}"
+        )

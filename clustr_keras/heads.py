@@ -1,0 +1,195 @@
+"""The head that classifies by the nearest learned cluster center."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from clustr_keras import certificates
+from clustr_keras.lipschitz import is_one_lipschitz_by_construction
+from clustr_keras.lipschitz.fingerprint import FINGERPRINT_BYTES
+
+
+@keras.saving.register_keras_serializable(package="clustr_keras")
+class ClusterHead(keras.layers.Layer):
+    """Distance logits of embeddings with respect to K learned cluster centers for each of C classes.
+
+    `logit_c = min_{b not in c} max_{a in c} h_ab(z) / L`, with `h_ab` the signed distance of the embedding `z` to the
+    hyperplane that bisects the centers `a` and `b`. The argmax is the class of the nearest center, its logit is
+    the union radius in input units (before rounding), all others are at most 0, and nothing saturates. So a plain
+    Keras loss or metric needs `y_pred` alone.
+
+    `lipschitz`, a non-trainable weight, is the proved bound L of the backbone. Infinity stands for "not known": then
+    the winning logit is subtracted from all logits, which leaves argmax and softmax as they are and makes every radius
+    0. Called on the output of a backbone that is 1-Lipschitz by construction, the head takes L = 1.
+
+    The geometry is computed in float32 under any dtype policy.
+
+    Args:
+        num_classes: Integer C, at least 2.
+        clusters_per_class: Integer K, at least 1.
+        temperature: Float, factor of the logits in `probabilities`.
+        centers_initializer: Initializer of the centers `[C, K, D]`; scaled random normal directions by default.
+
+    Weights:
+        centers: `[C, K, D]`, trainable.
+        variance: `[C, K]`, not trainable, of the posterior; 1 until it is set.
+        lipschitz: Scalar, not trainable.
+        backbone_fingerprint: uint8 `[32]`, not trainable: the backbone's weights that `lipschitz` was proved for.
+
+    Input shape:
+        Embeddings `[B, D]`.
+
+    Output shape:
+        Distance logits `[B, C]`, float32.
+
+    Raises:
+        ValueError: If `num_classes` < 2, `clusters_per_class` < 1 or `temperature` <= 0.
+
+    Example:
+
+    >>> backbone = lipschitz_mlp((8, 8, 1))
+    >>> model = keras.Model(backbone.input, ClusterHead(10)(backbone.output))
+
+    Reference:
+        Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
+    """
+
+    def __init__(self, num_classes, clusters_per_class=1, temperature=8.0, centers_initializer="orthogonal", **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(num_classes, int | np.integer) or num_classes < 2:
+            raise ValueError(f"num_classes must be an integer of at least 2; got {num_classes!r}.")
+        if not isinstance(clusters_per_class, int | np.integer) or clusters_per_class < 1:
+            raise ValueError(f"clusters_per_class must be an integer of at least 1; got {clusters_per_class!r}.")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive; got {temperature!r}.")
+        self.num_classes = int(num_classes)
+        self.clusters_per_class = int(clusters_per_class)
+        self.temperature = float(temperature)
+        self.centers_initializer = keras.initializers.get(centers_initializer)
+
+    def __call__(self, embeddings, *args, **kwargs):
+        """Applies the head; a graph that is 1-Lipschitz by construction is recognized as such."""
+        logits = super().__call__(embeddings, *args, **kwargs)
+        if hasattr(embeddings, "_keras_history") and not self.is_lipschitz_known:
+            inputs = keras.utils.get_source_inputs(embeddings)
+            if is_one_lipschitz_by_construction(keras.Model(inputs, embeddings)):
+                self.set_lipschitz(1.0)
+        return logits
+
+    def build(self, input_shape):
+        """Makes the weights."""
+        if len(input_shape) != 2 or input_shape[-1] is None:
+            raise ValueError(
+                f"ClusterHead takes embeddings [B, D] with a known D; got shape {tuple(input_shape)}. "
+                "Flatten or pool the backbone's output."
+            )
+        clusters = (self.num_classes, self.clusters_per_class)
+        self.centers = self.add_weight(
+            name="centers",
+            shape=(*clusters, input_shape[-1]),
+            initializer=self.centers_initializer,
+            dtype="float32",
+            autocast=False,
+        )
+        self.variance = self.add_weight(
+            name="variance", shape=clusters, initializer="ones", trainable=False, dtype="float32", autocast=False
+        )
+        self.lipschitz = self.add_weight(
+            name="lipschitz",
+            shape=(),
+            initializer=keras.initializers.Constant(float("inf")),
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+        )
+        self.backbone_fingerprint = self.add_weight(
+            name="backbone_fingerprint",
+            shape=(FINGERPRINT_BYTES,),
+            initializer="zeros",
+            trainable=False,
+            dtype="uint8",
+            autocast=False,
+        )
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: input_shape[-1]})
+
+    def call(self, embeddings):
+        """Computes the distance logits."""
+        logits = certificates.distance_logits(*self._geometry(embeddings))
+        lipschitz = ops.convert_to_tensor(self.lipschitz)
+        known = ops.isfinite(lipschitz)
+        logits = logits / ops.where(known, lipschitz, 1.0)
+        return logits - ops.where(known, 0.0, ops.max(logits, axis=-1, keepdims=True))
+
+    def squared_distances(self, embeddings):
+        """Squared distances `||z - mu||^2` to every center, `[B, C, K]`, float32."""
+        return certificates.squared_distances(*self._geometry(embeddings))
+
+    def nearest_cluster(self, embeddings):
+        """Class and cluster (`0..K-1`) of the nearest center, two int tensors `[B]`."""
+        return certificates.nearest_cluster(*self._geometry(embeddings))
+
+    def posterior(self, embeddings, nearest=None):
+        """Class posterior by the votes of the clusters: `p_c ~ sum_k exp(-||z - mu_ck||^2 / (2 s_ck^2))`.
+
+        Computed in log space, so that it is finite at every distance. It is not what a certificate covers.
+
+        Args:
+            embeddings: Floats `[B, D]`.
+            nearest: Integer L: only the L clusters nearest by `d^2 / s^2` vote, and a class without a vote gets 0.
+                All vote by default.
+
+        Returns:
+            Floats `[B, C]` that sum to 1.
+
+        Raises:
+            ValueError: If `nearest` is not in `1..C*K`.
+        """
+        clusters = self.num_classes * self.clusters_per_class
+        if nearest is not None and not 1 <= nearest <= clusters:
+            raise ValueError(f"nearest must lie in 1..{clusters} (C * K); got {nearest}.")
+        votes = -0.5 * self.squared_distances(embeddings) / self.variance
+        if nearest is not None and nearest < clusters:
+            least = ops.top_k(ops.reshape(votes, (-1, clusters)), nearest)[0][:, -1]
+            votes = ops.where(votes >= least[:, None, None], votes, -float("inf"))
+        # The largest vote of an example is subtracted first: a class whose votes are all -inf then stays at 0.
+        votes = ops.exp(votes - ops.max(votes, axis=(1, 2), keepdims=True))
+        scores = ops.sum(votes, axis=-1)
+        return scores / ops.sum(scores, axis=-1, keepdims=True)
+
+    def probabilities(self, logits):
+        """Softmax of distance logits times the temperature, `[B, C]`."""
+        return ops.softmax(self.temperature * logits, axis=-1)
+
+    @property
+    def is_lipschitz_known(self):
+        """Whether `lipschitz` holds a bound."""
+        return bool(np.isfinite(ops.convert_to_numpy(self.lipschitz)))
+
+    def set_lipschitz(self, bound, fingerprint=None):
+        """Stores the backbone's Lipschitz bound and the fingerprint of the weights it was proved for.
+
+        Args:
+            bound: Float, a proved bound, or infinity for "not known".
+            fingerprint: uint8 array `[32]` from `lipschitz.fingerprint`, or `None` for "of no weights in particular".
+        """
+        if not bound >= 0:
+            raise ValueError(f"the Lipschitz bound must be a number >= 0 or infinity; got {bound}.")
+        self.lipschitz.assign(bound)
+        self.backbone_fingerprint.assign(np.zeros(FINGERPRINT_BYTES, "uint8") if fingerprint is None else fingerprint)
+
+    def compute_output_spec(self, embeddings):
+        """Returns the logits' shape, and float32 whatever the policy."""
+        return keras.KerasTensor((embeddings.shape[0], self.num_classes), dtype="float32")
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "clusters_per_class": self.clusters_per_class,
+            "temperature": self.temperature,
+            "centers_initializer": keras.initializers.serialize(self.centers_initializer),
+        }
+
+    def _geometry(self, embeddings):
+        return ops.cast(embeddings, "float32"), ops.convert_to_tensor(self.centers)

@@ -1,0 +1,249 @@
+import keras
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from clustr_keras import CertifiedAccuracy, ClustrClassifier, lipschitz
+from clustr_keras.backbones import lipschitz_mlp
+
+
+def new_classifier(widths=(32, 16), **kwargs):
+    return ClustrClassifier(lipschitz_mlp((8, 8, 1), widths), **{"num_classes": 10, **kwargs})
+
+
+def plain_backbone(*layers):
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), *layers])
+
+
+@pytest.fixture
+def small(digits):
+    """200 images and labels."""
+    (images, labels), _ = digits
+    return images[:200], labels[:200]
+
+
+def test_certify_agrees_with_predict_and_evaluate(classifier, digits):
+    _, (images, labels) = digits
+    certificate = classifier.certify(images)
+    logits = classifier.predict(images, verbose=0)
+    assert_array_equal(certificate.class_ids, logits.argmax(-1))
+    assert_allclose(certificate.radius, logits.max(-1), atol=1e-4)
+    assert (certificate.certified_radius <= certificate.radius).all()
+    assert_array_equal(certificate.nearest_cluster // 2, certificate.class_ids)
+    assert certificate.accuracy_at(0.0, labels) > 0.9
+    assert certificate.accuracy_at(0.2, labels) > 0.6
+    assert certificate.class_ids.dtype == np.int64
+    assert certificate.certified_radius.dtype == np.float32
+
+
+def test_a_wrong_answer_is_never_certified_accurate(classifier, digits):
+    _, (images, labels) = digits
+    certificate = classifier.certify(images)
+    assert certificate.accuracy_at(0.0, (certificate.class_ids + 1) % 10) == 0.0
+    expected = np.mean((certificate.class_ids == labels) & (certificate.certified_radius >= 0.3))
+    assert certificate.accuracy_at(0.3, labels) == expected
+
+
+def test_a_saved_and_loaded_model_gives_the_same_answers(classifier, digits, tmp_path):
+    _, (images, labels) = digits
+    classifier.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    before, after = classifier.certify(images), loaded.certify(images)
+    assert_array_equal(after.class_ids, before.class_ids)
+    assert_array_equal(after.certified_radius, before.certified_radius)
+    assert loaded.class_names == classifier.class_names
+    assert loaded.evaluate(images, labels, verbose=0) == classifier.evaluate(images, labels, verbose=0)
+    loaded.fit(images, labels, epochs=1, verbose=0)  # it comes back compiled
+
+
+def test_certifying_adds_nothing_to_what_is_saved(classifier, digits, tmp_path):
+    fresh = ClustrClassifier.from_config(classifier.get_config())
+    classifier.certify(digits[1][0][:5])
+    assert [v.path for v in classifier.weights] != []
+    assert len(classifier.weights) == len(fresh.weights)
+
+
+def test_the_bound_follows_the_weights(small):
+    images, _ = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Dense(16)), 10)
+    assert not model.head.is_lipschitz_known
+    first = model.certify(images)
+    kernel = model.backbone.layers[-1].kernel
+    assert_allclose(first.lipschitz_bound, np.linalg.norm(np.asarray(kernel), 2), rtol=1e-6)
+    kernel.assign(2.0 * kernel)
+    second = model.certify(images)
+    assert_allclose(second.lipschitz_bound, 2.0 * first.lipschitz_bound, rtol=1e-6)
+    assert_allclose(float(model.head.lipschitz), second.lipschitz_bound)
+
+
+def test_a_moved_center_moves_the_certificate(small):
+    images, _ = small
+    model = new_classifier()
+    before = model.certify(images).radius
+    model.head.centers.assign(model.head.centers + np.eye(10, 16)[:, None])
+    after = model.certify(images).radius
+    assert not np.allclose(before, after)
+    assert_allclose(after, model.predict(images, verbose=0).max(-1), atol=1e-4)
+
+
+def test_evaluate_proves_the_bound_of_the_present_weights(small):
+    images, labels = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Dense(16)), 10)
+    model.compile("adam", metrics=[CertifiedAccuracy(1e-3)])
+    model.evaluate(images, labels, verbose=0)
+    expected = lipschitz.bound(model.backbone).value
+    assert_allclose(float(model.head.lipschitz), expected)
+    model.fit(images, labels, epochs=2, verbose=0, validation_data=(images, labels))
+    assert not model.head.is_lipschitz_known, "a bound of other weights must not outlive them"
+    model.evaluate(images, labels, verbose=0)
+    assert_allclose(float(model.head.lipschitz), lipschitz.bound(model.backbone).value)
+    assert float(model.head.lipschitz) != expected
+
+
+def test_training_a_backbone_that_is_one_lipschitz_runs_at_one(small):
+    images, labels = small
+    model = new_classifier()
+    assert float(model.head.lipschitz) == 1.0
+    model.certify(images)
+    assert 1.0 <= float(model.head.lipschitz) <= 1.0 + 1e-5
+    seen = []
+    model.compile("adam")
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(float(model.head.lipschitz))
+    )
+    model.fit(images, labels, epochs=1, verbose=0, callbacks=[watch])
+    assert set(seen) == {1.0}
+
+
+def test_wild_weights_are_certified_with_their_true_bound(small):
+    images, _ = small
+    model = new_classifier()
+    rng = np.random.default_rng(0)
+    model.backbone.set_weights([rng.normal(size=w.shape) for w in model.backbone.get_weights()])
+    certificate = model.certify(images)
+    assert certificate.lipschitz_bound <= 1.0 + 4e-6
+    assert_array_equal(certificate.class_ids, model.predict(images, verbose=0).argmax(-1))
+
+
+def test_a_backbone_without_a_bound_evaluates_but_does_not_certify(small):
+    images, labels = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Dense(16), keras.layers.LayerNormalization(name="odd")), 10)
+    model.compile("adam", metrics=["accuracy", CertifiedAccuracy(1e-6)])
+    model.fit(images, labels, epochs=1, verbose=0)
+    assert model.evaluate(images, labels, verbose=0, return_dict=True)["certified_accuracy"] == 0.0
+    with pytest.raises(ValueError, match="LayerNormalization 'odd'"):
+        model.certify(images)
+
+
+def test_without_a_rounding_analysis_no_radius_is_called_certified(small):
+    images, _ = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Dense(16, activation="tanh")), 10)
+    certificate = model.certify(images)
+    assert certificate.certified_radius is None
+    assert (certificate.radius > 0).any()
+
+
+def test_nearest_never_exceeds_union(classifier, digits):
+    _, (images, _) = digits
+    nearest, union = classifier.certify(images, method="nearest"), classifier.certify(images)
+    assert (nearest.certified_radius <= union.certified_radius).all()
+    assert_array_equal(nearest.class_ids, union.class_ids)
+    with pytest.raises(ValueError, match="method must be one of"):
+        classifier.certify(images, method="best")
+
+
+def test_embed_gives_the_backbones_output(classifier, digits):
+    _, (images, _) = digits
+    assert_allclose(classifier.embed(images[:9]), classifier.backbone(images[:9]), atol=1e-5)
+
+
+def test_data_sets_are_taken_as_well_as_arrays(small):
+    tf = pytest.importorskip("tensorflow")
+    images, labels = small
+    model = new_classifier()
+    model.compile("adam")
+    model.fit(tf.data.Dataset.from_tensor_slices((images, labels)).batch(50), epochs=1, verbose=0)
+    by_array = model.certify(images)
+    by_data_set = model.certify(tf.data.Dataset.from_tensor_slices(images).batch(50))
+    assert_array_equal(by_data_set.class_ids, by_array.class_ids)
+
+
+BAD_DATA = [
+    (lambda x, y: (x, np.where(y == 3, 12, y)), "labels must lie in 0..9 for num_classes=10; got 12 at index"),
+    (lambda x, y: (x, y - 1), "got -1 at index"),
+    (lambda x, y: (x, y[:-1]), "199 labels, 200 images"),
+    (lambda x, y: (x, np.eye(10)[y]), "looks one-hot"),
+    (lambda x, y: (x * 255, y), "must be finite and lie in"),
+    (lambda x, y: (x - 0.5, y), "must be finite and lie in"),
+    (lambda x, y: (np.where(x > 0.5, np.nan, x), y), "must be finite and lie in"),
+    (lambda x, y: ((x * 255).astype("uint8"), y), "Divide 8-bit images by 255"),
+    (lambda x, y: (x[:, :7], y), r"must have shape \[B, 8, 8, 1\]; got \(200, 7, 8, 1\)"),
+    (lambda x, y: (x[..., 0], y), r"must have shape \[B, 8, 8, 1\]"),
+    (lambda x, y: (x[:0], y[:0]), "at least one example"),
+    (lambda x, y: (x, None), "labels are missing"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
+@pytest.mark.parametrize("place", ["training", "validation"])
+def test_bad_data_is_refused_before_training(small, spoil, message, place):
+    model = new_classifier()
+    model.compile("adam")
+    before = model.get_weights()
+    bad = spoil(*small)
+    train, validation = (bad, None) if place == "training" else (small, bad)
+    with pytest.raises(ValueError, match=message):
+        model.fit(*train, validation_data=validation, epochs=1, verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert_array_equal(old, new)
+
+
+def test_a_bad_or_empty_data_set_is_refused_before_training(small):
+    tf = pytest.importorskip("tensorflow")
+    images, labels = small
+    model = new_classifier()
+    model.compile("adam")
+    good = tf.data.Dataset.from_tensor_slices((images, labels)).batch(50)
+    for data, message in (
+        (good.map(lambda x, y: (x, y + 10)), "labels must lie in"),
+        (good.map(lambda x, y: (2.0 * x + 1.0, y)), "must be finite and lie in"),
+        (good.take(0), "the data set is empty"),
+        (good.map(lambda x, y: x), r"must give \(images, labels\)"),
+        (None, "no training data"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fit(data, epochs=1, verbose=0)
+
+
+def test_embeddings_that_are_not_finite_are_refused_before_training(small):
+    model = new_classifier()
+    model.compile("adam")
+    model.backbone.layers[-1].bias.assign(np.full(16, np.inf))
+    with pytest.raises(ValueError, match="embeddings of the first images are not finite"):
+        model.fit(*small, epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x * 2 + 1, lambda x: x * np.nan, lambda x: x[:, :5], lambda x: x[:0]])
+def test_certify_refuses_what_is_not_an_image(classifier, small, spoil):
+    with pytest.raises(ValueError, match="images must"):
+        classifier.certify(spoil(small[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 1}, "num_classes must be an integer of at least 2"),
+        ({"clusters_per_class": 0}, "clusters_per_class must be an integer of at least 1; got 0"),
+        ({"class_names": ["a", "b"]}, "expected 10 class names; got 2"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        new_classifier(**arguments)
+
+
+def test_a_backbone_that_is_not_built_or_not_flat_is_refused():
+    with pytest.raises(ValueError, match=r"must be a built keras\.Model"):
+        ClustrClassifier(keras.Sequential([keras.layers.Dense(3)]), 10)
+    with pytest.raises(ValueError, match=r"takes embeddings \[B, D\]"):
+        ClustrClassifier(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Dense(3)]), 10)
