@@ -1,0 +1,168 @@
+"""Projected gradient descent with restarts, on CleverHans' steps and projections."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
+
+from clustr_keras.attacks.losses import margin
+
+NORMS = {"l_inf": np.inf, "l_2": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """The worst case of an attack for each example.
+
+    Args:
+        adversarial: float32 images `[B, H, W, C]` in [0, 1]: a flip if one was found, else the attempt with the
+            largest loss.
+        is_flipped: bool `[B]`, whether the attacked model gives `adversarial` another class than the label.
+        class_ids: int64 `[B]`, the class of `adversarial`.
+        distance: float64 `[B]`, norm of `adversarial - image`, recomputed in float64 from the final float32 images.
+    """
+
+    adversarial: np.ndarray
+    is_flipped: np.ndarray
+    class_ids: np.ndarray
+    distance: np.ndarray
+
+
+class ProjectedGradientDescent:
+    """PGD in an l_2 or l_inf ball around each image, within [0, 1], with restarts.
+
+    The first start is the image itself, the others are uniform in the ball. An example that has been flipped is not
+    attacked again. The loop is compiled as a whole, once for each shape of image, since every batch is filled up to
+    `batch_size`. Each example has an eps of its own, if need be.
+
+    Args:
+        logits: Function from images `[B, H, W, C]` to logits `[B, C]`, for example a Keras model.
+        norm: `"l_2"` or `"l_inf"`.
+        steps: Integer, gradient steps from each start.
+        restarts: Integer, number of starts.
+        step_size: Float, length of a step; `2.5 eps / steps` by default.
+        loss: `loss(labels, logits)` to ascend; `attacks.losses.margin` by default.
+        batch_size: Integer.
+        seed: Integer; equal seeds give equal starts.
+
+    Raises:
+        ValueError: For an unknown norm, or `steps`, `restarts` or `batch_size` < 1.
+
+    Example:
+
+    >>> attack = ProjectedGradientDescent(model, norm="l_2", steps=20, restarts=5)
+    >>> attack(x_test, y_test, eps=0.5).is_flipped.mean()
+
+    Reference:
+        Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
+    """
+
+    def __init__(self, logits, norm="l_inf", steps=20, restarts=5, step_size=None, loss=margin, batch_size=256, seed=0):
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {sorted(NORMS)}; got {norm!r}.")
+        if min(steps, restarts, batch_size) < 1:
+            raise ValueError(
+                f"steps, restarts and batch_size must be at least 1; got {steps}, {restarts} and {batch_size}."
+            )
+        self.logits = logits
+        self.norm = norm
+        self.steps = steps
+        self.restarts = restarts
+        self.step_size = step_size
+        self.loss = loss
+        self.batch_size = batch_size
+        self.seed = seed
+        self._run = tf.function(self._attack, reduce_retracing=True)
+
+    @property
+    def name(self):
+        """What reports call this attack."""
+        return f"PGD {self.norm}, {self.steps} steps x {self.restarts} restarts"
+
+    def __call__(self, images, labels, eps, progress=None):
+        """Attacks images.
+
+        Args:
+            images: Floats `[B, H, W, C]` in [0, 1].
+            labels: Ints `[B]`, the classes to lead away from.
+            eps: Radius of the ball, in the norm, for pixels in [0, 1]: one for all, or `[B]`.
+            progress: Function of the number of attempts that are over or not needed any more, out of `B * restarts`.
+
+        Returns:
+            An `AttackResult`; every `distance` is at most `eps`.
+        """
+        images = np.asarray(images, "float32")
+        labels = np.asarray(labels, "int64").reshape(-1)
+        eps = np.broadcast_to(np.asarray(eps, "float64"), labels.shape)
+        if not (np.isfinite(eps) & (eps >= 0)).all():
+            raise ValueError(f"eps must be finite and at least 0; got {eps[~(np.isfinite(eps) & (eps >= 0))][0]}.")
+        best, best_loss, best_class = images.copy(), np.full(len(images), -np.inf), labels.copy()
+        is_flipped = np.zeros(len(images), bool)
+        for restart in range(self.restarts):
+            left = np.flatnonzero(~is_flipped)
+            for start in range(0, len(left), self.batch_size):
+                rows = left[start : start + self.batch_size]
+                adversarial, loss, class_ids = self._attack_rows(images, labels, eps, rows, restart)
+                flips = (class_ids != labels[rows]) & (self._distance(adversarial, images[rows]) <= eps[rows])
+                better = flips | (loss > best_loss[rows])
+                best[rows[better]], best_loss[rows[better]] = adversarial[better], loss[better]
+                best_class[rows[better]] = class_ids[better]
+                is_flipped[rows] = flips
+                if progress is not None:
+                    progress(restart * len(images) + len(images) - len(left) + start + len(rows))
+        if progress is not None:
+            progress(self.restarts * len(images))
+        return AttackResult(best, is_flipped, best_class, self._distance(best, images))
+
+    def _attack_rows(self, images, labels, eps, rows, restart):
+        """Attacks some rows in a batch that is filled up with repetitions."""
+        filled = np.resize(rows, self.batch_size)
+        x = images[filled]
+        shape = (-1, *[1] * (x.ndim - 1))
+        # x + eta is rounded to float32: the ball is made smaller by what that may add.
+        dim = x[0].size if self.norm == "l_2" else 1
+        inner = np.maximum(eps[filled] * (1.0 - 1e-6) - 2.0**-24 * np.sqrt(dim), 0.0)
+        step = 2.5 * eps[filled] / self.steps if self.step_size is None else np.full(len(filled), self.step_size)
+        outputs = self._run(
+            tf.constant(x),
+            tf.constant(labels[filled]),
+            tf.constant(inner.reshape(shape), tf.float32),
+            tf.constant(step.reshape(shape), tf.float32),
+            tf.constant([self.seed, restart], tf.int32),
+            tf.constant(filled, tf.int32),
+        )
+        return [np.asarray(output)[: len(rows)] for output in outputs]
+
+    def _attack(self, x, labels, eps, step, seed, rows):
+        order = NORMS[self.norm]
+        eta = tf.where(seed[1] > 0, 1.0, 0.0) * eps * self._random_directions(tf.shape(x), seed, rows)
+        adversarial = tf.clip_by_value(x + eta, 0.0, 1.0)
+        for _ in tf.range(self.steps):
+            gradient = compute_gradient(self.logits, self._call_loss, adversarial, labels, False)
+            moved = tf.clip_by_value(adversarial + optimize_linear(gradient, step, order), 0.0, 1.0)
+            adversarial = tf.clip_by_value(x + clip_eta(moved - x, order, eps), 0.0, 1.0)
+        logits = self.logits(adversarial)
+        return adversarial, self.loss(labels, logits), tf.argmax(logits, axis=-1)
+
+    def _call_loss(self, labels, logits):
+        return self.loss(labels, logits)
+
+    def _random_directions(self, shape, seed, rows):
+        """Uniform in the unit ball, and a function of seed, restart and example, not of the batch."""
+
+        def of_row(row):
+            # Threefry on (seed + row, restart): rows and restarts never share a stream.
+            row_seed = tf.stack([seed[0] + row, seed[1]])
+            if self.norm == "l_inf":
+                return tf.random.stateless_uniform(shape[1:], row_seed, -1.0, 1.0)
+            direction = tf.random.stateless_normal(shape[1:], row_seed)
+            dim = tf.cast(tf.reduce_prod(shape[1:]), tf.float32)
+            radius = tf.random.stateless_uniform([], row_seed + 2**20) ** (1.0 / dim)
+            return radius * direction / tf.norm(direction)
+
+        return tf.map_fn(of_row, rows, fn_output_signature=tf.float32)
+
+    def _distance(self, adversarial, images):
+        difference = (adversarial.astype("float64") - images.astype("float64")).reshape(len(images), -1)
+        return np.linalg.norm(difference, ord=NORMS[self.norm], axis=-1)
