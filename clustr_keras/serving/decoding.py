@@ -1,0 +1,93 @@
+"""Decodes encoded images inside the graph, one by one, so that a broken one leaves its neighbors alone."""
+
+import tensorflow as tf
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def decode_images(image_bytes, image_shape, max_pixels=2**24):
+    """Decodes a batch of PNG or JPEG files to floats in [0, 1].
+
+    An entry that is neither PNG nor JPEG by its first bytes, that cannot be decoded, that declares more than
+    `max_pixels` (read from its header, before it is decoded) or that has another size than the model's comes back as
+    NaN throughout, which every signature reports as invalid. 16-bit PNG is reduced to 8 bits; alpha is dropped.
+
+    Args:
+        image_bytes: Strings `[B]`.
+        image_shape: `(H, W, C)` of the model, with C 1 or 3.
+        max_pixels: Integer.
+
+    Returns:
+        Floats `[B, H, W, C]`.
+    """
+    height, width, channels = image_shape
+    invalid = tf.fill(image_shape, float("nan"))
+
+    def decode(data):
+        image = tf.io.decode_image(data, channels=channels, expand_animations=False)
+        fits = tf.reduce_all(tf.equal(tf.shape(image), image_shape))
+        return tf.cond(fits, lambda: tf.reshape(tf.cast(image, tf.float32) / 255.0, image_shape), lambda: invalid)
+
+    def decode_or_nan(data):
+        # A data set of one element is the only place in a graph where a failed operation can be let go.
+        decoded = tf.data.Dataset.from_tensors(data).map(decode).ignore_errors()
+        return decoded.concatenate(tf.data.Dataset.from_tensors(invalid)).take(1).get_single_element()
+
+    def of_entry(data):
+        is_png = tf.strings.substr(data, 0, len(_PNG_MAGIC)) == _PNG_MAGIC
+        is_jpeg = tf.strings.substr(data, 0, len(_JPEG_MAGIC)) == _JPEG_MAGIC
+        pixels = tf.cond(is_png, lambda: _png_pixels(data), lambda: _jpeg_pixels(data))
+        is_small = (pixels > 0) & (pixels <= max_pixels)
+        return tf.cond((is_png | is_jpeg) & is_small, lambda: decode_or_nan(data), lambda: invalid)
+
+    images = tf.map_fn(of_entry, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
+    return tf.ensure_shape(images, [None, height, width, channels])
+
+
+def _big_endian(data, position, count):
+    """Unsigned integer value of `count` bytes of a scalar string, most significant byte first."""
+    values = tf.cast(tf.io.decode_raw(tf.strings.substr(data, position, count), tf.uint8), tf.int64)
+    return tf.reduce_sum(values * [256**power for power in reversed(range(count))])
+
+
+def _png_pixels(data):
+    """Width times height from a PNG's header, 0 if it is too short."""
+    return tf.cond(
+        tf.strings.length(data) >= 24,
+        lambda: _big_endian(data, 16, 4) * _big_endian(data, 20, 4),
+        lambda: tf.constant(0, tf.int64),
+    )
+
+
+def _jpeg_pixels(data):
+    """Width times height from a JPEG's frame header, 0 if there is none.
+
+    Walks the segments: each is 0xFF, a marker, and its length; frame headers are 0xC0 to 0xCF but for 0xC4, 0xC8, 0xCC.
+    """
+    length = tf.strings.length(data)
+
+    def number(position, count):
+        return tf.cast(_big_endian(data, position, count), tf.int32)
+
+    def is_frame(marker):
+        return (marker >= 0xC0) & (marker <= 0xCF) & (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
+
+    def unfinished(position, pixels):
+        return (pixels == 0) & (position + 9 <= length)
+
+    def advance(position, pixels):
+        marker = number(position + 1, 1)
+
+        def frame():
+            return length, number(position + 5, 2) * number(position + 7, 2)
+
+        def next_segment():
+            is_segment = number(position, 1) == 0xFF
+            # 0xFF may be repeated as filler before a marker.
+            step = tf.where(marker == 0xFF, 1, 2 + number(position + 2, 2))
+            return tf.where(is_segment, position + step, length), pixels
+
+        return tf.cond((number(position, 1) == 0xFF) & is_frame(marker), frame, next_segment)
+
+    return tf.cast(tf.while_loop(unfinished, advance, (tf.constant(2), tf.constant(0)))[1], tf.int64)

@@ -1,0 +1,160 @@
+"""The versions of one model: found in a directory, loaded, and chosen by number."""
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.loaded_model import LoadedModel
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version folder as it was last seen: loaded, or failed with `error`.
+
+    `stamp` tells whether the folder has changed since.
+    """
+
+    number: int
+    stamp: tuple
+    model: LoadedModel | None = None
+    error: str = ""
+
+
+class ModelStore:
+    """All versions in a model directory, in memory.
+
+    A version is a folder whose name is a plain integer and that holds a SavedModel; anything else, temporary folders of
+    an export under way for one, is ignored. A request keeps the model that it was given, also when the version is
+    dropped meanwhile.
+
+    Args:
+        model_dir: The folder that holds the version folders.
+        name: The model's name.
+    """
+
+    def __init__(self, model_dir, name):
+        """Nothing is read before `load`."""
+        self.model_dir = Path(model_dir)
+        self.name = name
+        self._versions = {}  # replaced as a whole, never changed: readers need no lock
+        self._loading = threading.Lock()
+
+    def load(self):
+        """Load what is there.
+
+        Raises:
+            OSError: If the directory is missing.
+            ValueError: If it holds no version, or none that loads.
+        """
+        expected = f"Expected a folder with a version in it, such as {self.model_dir / '1' / 'saved_model.pb'}."
+        if not self.model_dir.exists():
+            raise FileNotFoundError(f"model_dir does not exist: {self.model_dir}. {expected} Export a model first.")
+        if not self.model_dir.is_dir():
+            raise NotADirectoryError(f"model_dir is not a folder: {self.model_dir}. {expected}")
+        if _saved_model(self.model_dir):
+            raise ValueError(
+                f"model_dir is itself a SavedModel: {self.model_dir}. {expected} "
+                f"If this is a version, pass its parent, {self.model_dir.parent}."
+            )
+        self.refresh()
+        if not self._versions:
+            raise ValueError(f"model_dir has no version: {self.model_dir}. {expected} Export a model first.")
+        if not any(version.model for version in self._versions.values()):
+            reasons = "; ".join(f"{number}: {version.error}" for number, version in self._versions.items())
+            raise ValueError(f"no version in {self.model_dir} could be loaded. {reasons}. Export the model again.")
+
+    def refresh(self):
+        """Load versions that are new or have changed, and drop those that are gone."""
+        with self._loading:
+            folders = _version_folders(self.model_dir)
+            self._versions = {number: self._current(number, folders[number]) for number in sorted(folders)}
+
+    def find(self, name, version=None, label=None):
+        """The model that a request means.
+
+        Args:
+            name: Name of the model.
+            version: Its number; by default the newest that could be loaded.
+            label: Name of a version. None are defined yet.
+
+        Returns:
+            A `LoadedModel`.
+
+        Raises:
+            ServingError: NOT_FOUND for a model or version that is not here; INVALID_ARGUMENT for an unknown label.
+        """
+        self._check_name(name)
+        if label is not None:
+            raise ServingError("INVALID_ARGUMENT", f'model "{name}" has no version label "{label}"; use a number.')
+        models = {number: known.model for number, known in self._versions.items() if known.model}
+        if version is None and models:
+            return models[max(models)]
+        if version not in models:
+            wanted = "an available version" if version is None else f"version {version}"
+            raise ServingError("NOT_FOUND", f'model "{name}" does not have {wanted}; available: {sorted(models)}.')
+        return models[version]
+
+    def versions(self, name, version=None):
+        """Every `Version`, or the one asked for, newest first; those that failed to load too.
+
+        Raises:
+            ServingError: NOT_FOUND, if there are none.
+        """
+        self._check_name(name)
+        known = self._versions
+        found = [known[number] for number in sorted(known, reverse=True) if version in (None, number)]
+        if not found:
+            wanted = "any version" if version is None else f"version {version}"
+            raise ServingError("NOT_FOUND", f'model "{name}" does not have {wanted}; it has {sorted(known)}.')
+        return found
+
+    def _check_name(self, name):
+        if name != self.name:
+            raise ServingError("NOT_FOUND", f'model "{name}" is not served here; this server has "{self.name}".')
+
+    def _current(self, number, folder):
+        known = self._versions.get(number)
+        if known and known.stamp == (_model_stamp(folder) if known.model else _folder_stamp(folder)):
+            return known
+        stamps = _model_stamp(folder), _folder_stamp(folder)  # before loading: what changes during it counts as new
+        try:
+            model = LoadedModel(folder, number)
+        except Exception as error:  # TensorFlow promises no types here, and a bad version must not stop the others
+            _log.warning("Version %d of model %s could not be loaded from %s: %s", number, self.name, folder, error)
+            return Version(number, stamps[1], error=f"{type(error).__name__}: {error}")
+        _log.info("Loaded version %d of model %s from %s", number, self.name, folder)
+        return Version(number, stamps[0], model=model)
+
+
+def _version_folders(model_dir):
+    return {
+        int(entry.name): entry
+        for entry in sorted(model_dir.iterdir())
+        if entry.name.isascii() and entry.name.isdecimal() and int(entry.name) < 2**63 and _saved_model(entry)
+    }
+
+
+def _saved_model(folder):
+    return next((folder / name for name in ("saved_model.pb", "saved_model.pbtxt") if (folder / name).exists()), None)
+
+
+def _model_stamp(folder):
+    """Changes when another model takes the folder's place."""
+    return _stamp(_saved_model(folder))
+
+
+def _folder_stamp(folder):
+    """Changes with any file: a version that failed to load, half copied perhaps, is tried again then."""
+    return tuple((str(path), _stamp(path)) for path in sorted(folder.rglob("*")))
+
+
+def _stamp(path):
+    try:
+        status = path.stat()
+    except (AttributeError, FileNotFoundError):  # deleted since it was listed
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size

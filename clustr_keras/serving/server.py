@@ -1,0 +1,239 @@
+"""LocalServer: serves a model directory on this machine, in TensorFlow Serving's protocols.
+
+    models      versions in a directory             model_store.py, loaded_model.py, model_info.py
+    gRPC        PredictionService, ModelService     grpc_service.py, tensor_proto.py
+    REST        /v1/models/...                      rest.py, predict_json.py, tensor_json.py
+    errors      one class, two protocols            errors.py
+
+Both protocols run in one event loop. It only moves bytes: models run on a small pool of threads.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import signal
+import socket
+import threading
+
+import uvicorn
+
+from clustr_keras.serving.grpc_service import build_grpc_server
+from clustr_keras.serving.model_store import ModelStore
+from clustr_keras.serving.rest import build_rest_app
+
+_log = logging.getLogger(__name__)
+
+
+class LocalServer:
+    """Serves the versions in a model directory over gRPC and REST.
+
+    The newest version answers unless a request names another. New version folders are picked up and deleted ones
+    dropped while it runs.
+
+    Args:
+        model_dir: The folder that holds the version folders.
+        name: The model's name in requests.
+        grpc_port: Port for gRPC; 0 picks a free one.
+        rest_port: Port for REST; 0 picks a free one.
+        host: Address to listen on. Only this machine can reach the default.
+        max_request_bytes: Largest request. A larger one is RESOURCE_EXHAUSTED, over REST 413.
+        num_threads: How many predictions run at a time. TensorFlow uses further threads within each.
+        poll_seconds: How often the directory is looked at for new and deleted versions.
+        grace_seconds: How long requests under way may take after a stop.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+    >>> with LocalServer("runs/demo/serving/clustr") as server:
+    ...     Client(server.grpc_target).predict(images).class_ids
+    array([7, 2, 1])
+    """
+
+    def __init__(
+        self,
+        model_dir,
+        name="clustr",
+        grpc_port=0,
+        rest_port=0,
+        host="127.0.0.1",
+        *,
+        max_request_bytes=64 * 2**20,
+        num_threads=2,
+        poll_seconds=1.0,
+        grace_seconds=30.0,
+    ):
+        """Check the arguments; nothing is read and nothing listens before `start`."""
+        if not name or set(name) & set("/:"):
+            raise ValueError(f'name must be a non-empty string without "/" and ":"; got {name!r}.')
+        for what, port in (("grpc_port", grpc_port), ("rest_port", rest_port)):
+            if not 0 <= port <= 65535:
+                raise ValueError(f"{what} must lie in 0..65535, 0 for a free one; got {port}.")
+        if grpc_port and grpc_port == rest_port:
+            raise ValueError(f"grpc_port and rest_port must differ; got {grpc_port} for both. Pass 0 for a free one.")
+        self.host = host
+        self.grpc_port = grpc_port
+        self.rest_port = rest_port
+        self._store = ModelStore(model_dir, name)
+        self._max_request_bytes = max_request_bytes
+        self._num_threads = num_threads
+        self._poll_seconds = poll_seconds
+        self._grace_seconds = grace_seconds
+        self._thread = None
+        self._request_stop = None
+
+    @property
+    def grpc_target(self):
+        """`host:port` for gRPC clients on this machine."""
+        return f"{_reachable(self.host)}:{self.grpc_port}"
+
+    @property
+    def rest_url(self):
+        """`http://host:port` for REST clients on this machine."""
+        return f"http://{_reachable(self.host)}:{self.rest_port}"
+
+    def start(self):
+        """Load the model and listen, in a thread of its own. Returns once both ports answer.
+
+        Raises:
+            OSError: If the directory is missing or a port is in use.
+            ValueError: If the directory holds no version that loads.
+            RuntimeError: If the server runs already.
+        """
+        if self._thread:
+            raise RuntimeError("this server runs already; stop it first, or make another one.")
+        self._store.load()
+        ready = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._thread_main, args=(ready,), name="clustr-server", daemon=True)
+        self._thread.start()
+        try:
+            ready.result()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self):
+        """Stop listening, let requests under way finish, and return when all is done. Does nothing if stopped."""
+        if not self._thread:
+            return
+        if self._request_stop:
+            self._request_stop()
+        self._thread.join()
+        self._thread = self._request_stop = None
+
+    def __enter__(self):
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *exception):
+        """Stop."""
+        self.stop()
+
+    def run(self, on_ready=None):
+        """Serve until SIGTERM or SIGINT, then let requests under way finish. From the main thread only.
+
+        Args:
+            on_ready: Called with this server once both ports answer, to print them for example.
+
+        Raises:
+            OSError, ValueError: As `start`.
+            RuntimeError: If the server stops by itself.
+        """
+        signalled = threading.Event()
+        previous = {
+            number: signal.signal(number, lambda *_: signalled.set()) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            with self:
+                if on_ready:
+                    on_ready(self)
+                while not signalled.wait(0.5):
+                    if not self._thread.is_alive():
+                        raise RuntimeError("the server stopped by itself; its log says why.")
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _thread_main(self, ready):
+        try:
+            asyncio.run(self._serve(ready))
+        except BaseException as error:
+            if ready.done():
+                _log.exception("the server stopped")
+            else:
+                ready.set_exception(error)
+
+    async def _serve(self, ready):
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(stop.set)
+        with concurrent.futures.ThreadPoolExecutor(self._num_threads, "clustr-request") as pool:
+            grpc_server, rest_server, rest_socket = self._bind(pool)
+            await grpc_server.start()
+            tasks = [
+                asyncio.create_task(rest_server.serve(sockets=[rest_socket])),
+                asyncio.create_task(self._poll()),
+                asyncio.create_task(stop.wait()),
+            ]
+            ready.set_result(None)
+            try:
+                # The first two end only by an error, which must not leave half a server behind.
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                rest_server.should_exit = True
+                for task in tasks[1:]:
+                    task.cancel()
+                await asyncio.gather(*tasks, grpc_server.stop(self._grace_seconds), return_exceptions=True)
+            for task in done:
+                task.result()
+
+    def _bind(self, pool):
+        """Take both ports, or neither."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            rest_socket = socket.create_server((self.host, self.rest_port), family=family)
+        except OSError as error:
+            raise _cannot_listen("rest_port", self.host, self.rest_port, error) from None
+        # Accepted connections inherit it. asyncio sets it only on sockets made with an explicit protocol number, and
+        # without it every answer waits 40 ms for the client's acknowledgement.
+        rest_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        grpc_server = build_grpc_server(self._store, pool, self._max_request_bytes)
+        try:
+            self.grpc_port = grpc_server.add_insecure_port(f"{_bracketed(self.host)}:{self.grpc_port}")
+        except RuntimeError as error:
+            rest_socket.close()
+            raise _cannot_listen("grpc_port", self.host, self.grpc_port, error) from None
+        self.rest_port = rest_socket.getsockname()[1]
+        rest_server = uvicorn.Server(
+            uvicorn.Config(
+                build_rest_app(self._store, pool, self._max_request_bytes),
+                lifespan="off",
+                ws="none",
+                log_config=None,  # logging is the application's to configure
+                access_log=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=self._grace_seconds,
+            )
+        )
+        return grpc_server, rest_server, rest_socket
+
+    async def _poll(self):
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            try:
+                await asyncio.to_thread(self._store.refresh)
+            except Exception as error:  # a file system that is away for a moment takes no loaded model with it
+                _log.warning("could not look for versions in %s: %s", self._store.model_dir, error)
+
+
+def _cannot_listen(what, host, port, error):
+    return OSError(f"cannot listen on {host}:{port} ({error}). Free the port, or pass {what}=0 for any free one.")
+
+
+def _bracketed(host):
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(host):
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, _bracketed(host))

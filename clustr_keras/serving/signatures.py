@@ -1,0 +1,100 @@
+"""The signatures of an exported model: the serving contract."""
+
+import tensorflow as tf
+
+from clustr_keras.serving.decoding import decode_images
+
+
+class Signatures:
+    """A certifier with the signatures of the serving contract.
+
+    Every signature checks the size of its images, judges each example by itself (`is_valid`: finite and in [0, 1]), and
+    masks what it says of an invalid one: class -1, an empty name, zeros, radius 0.
+
+    Args:
+        certifier: `Certifier` with a certified radius.
+        image_shape: `(H, W, C)`.
+        class_names: C strings.
+        max_pixels: Largest number of pixels that an encoded image may declare.
+    """
+
+    def __init__(self, certifier, image_shape, class_names, max_pixels=2**24):
+        self.certifier = certifier
+        self.image_shape = tuple(image_shape)
+        self.class_names = list(class_names)
+        self.max_pixels = max_pixels
+
+    def endpoints(self):
+        """`(name, function, input signature)` of each."""
+        images = tf.TensorSpec([None, *self.image_shape], tf.float32, "images")
+        radius = tf.TensorSpec([None], tf.float32, "radius")
+        image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
+        return [
+            ("serving_default", self.predict, [images]),
+            ("certify", self.certify, [images]),
+            ("certify_at", self.certify_at, [images, radius]),
+            ("certify_encoded", self.certify_encoded, [image_bytes]),
+            ("embed", self.embed, [images]),
+        ]
+
+    def predict(self, images):
+        """Class, probabilities, certified radius and validity."""
+        answer = self._answer(images)
+        names = ("class_ids", "class_names", "probabilities", "certified_radius", "is_valid")
+        return {name: answer[name] for name in names}
+
+    def certify(self, images):
+        """All of `predict`, and the logits, the runner-up, the nearest cluster and the Lipschitz bound."""
+        answer = self._answer(images)
+        del answer["embeddings"]
+        return answer
+
+    def certify_at(self, images, radius):
+        """Whether each example is certified at the radius it asks for."""
+        radius = tf.ensure_shape(radius, [None])
+        same = tf.debugging.assert_equal(
+            tf.shape(radius)[0], tf.shape(images)[0], "radius must have one entry for each image"
+        )
+        with tf.control_dependencies([same]):
+            answer = self._answer(images)
+        asked = tf.math.is_finite(radius) & (radius >= 0.0)
+        return {
+            "class_ids": answer["class_ids"],
+            "is_certified": answer["is_valid"] & asked & (answer["certified_radius"] >= radius),
+            "certified_radius": answer["certified_radius"],
+            "is_valid": answer["is_valid"],
+        }
+
+    def certify_encoded(self, image_bytes):
+        """`certify` of PNG or JPEG files."""
+        return self.certify(decode_images(image_bytes, self.image_shape, self.max_pixels))
+
+    def embed(self, images):
+        """Embeddings and validity."""
+        answer = self._answer(images)
+        return {"embeddings": answer["embeddings"], "is_valid": answer["is_valid"]}
+
+    def _answer(self, images):
+        images = tf.ensure_shape(images, [None, *self.image_shape])
+        # A NaN fails both comparisons.
+        is_valid = tf.reduce_all((images >= 0.0) & (images <= 1.0), axis=[1, 2, 3])
+        images = tf.where(is_valid[:, None, None, None], images, 0.0)
+        outputs = self.certifier(images, training=False)
+        class_ids = tf.where(is_valid, tf.cast(outputs["class_ids"], tf.int64), -1)
+
+        def only_valid(values, otherwise=0):
+            mask = tf.reshape(is_valid, [-1] + [1] * (len(values.shape) - 1))
+            return tf.where(mask, values, tf.cast(otherwise, values.dtype))
+
+        return {
+            "class_ids": class_ids,
+            "class_names": tf.where(is_valid, tf.gather(self.class_names, tf.maximum(class_ids, 0)), ""),
+            "probabilities": only_valid(outputs["probabilities"]),
+            "certified_radius": only_valid(outputs["certified_radius"]),
+            "is_valid": is_valid,
+            "logits": only_valid(outputs["logits"]),
+            "runner_up_class_ids": only_valid(tf.cast(outputs["runner_up_class_ids"], tf.int64), -1),
+            "nearest_cluster": only_valid(tf.cast(outputs["nearest_cluster"], tf.int64), -1),
+            "lipschitz_bound": tf.fill(tf.shape(class_ids), tf.constant(self.certifier.bound.value, tf.float32)),
+            "embeddings": only_valid(outputs["embeddings"]),
+        }

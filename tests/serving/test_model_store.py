@@ -1,0 +1,156 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.model_store import ModelStore
+
+X = {"x": np.zeros(1, np.float32)}
+
+
+@pytest.fixture
+def model_dir(tmp_path, toy_dir):
+    """A directory with version 2 that a test may change."""
+    shutil.copytree(toy_dir / "2", tmp_path / "toy" / "2")
+    return tmp_path / "toy"
+
+
+@pytest.fixture
+def store(model_dir):
+    store = ModelStore(model_dir, "toy")
+    store.load()
+    return store
+
+
+def offset(model):
+    return model.run("", X)["y"].item()
+
+
+def states(store):
+    return {version.number: bool(version.model) for version in store.versions("toy")}
+
+
+def test_the_newest_version_is_the_default(toy_dir):
+    store = ModelStore(toy_dir, "toy")
+    store.load()
+    assert offset(store.find("toy")) == 3
+    assert offset(store.find("toy", version=2)) == 2
+
+
+def test_numbers_order_versions_not_letters(model_dir, toy_dir):
+    shutil.copytree(toy_dir / "3", model_dir / "00010")
+    store = ModelStore(model_dir, "toy")
+    store.load()
+    assert store.find("toy").version == 10
+
+
+def test_a_new_version_takes_over_and_a_deleted_one_goes(store, model_dir, toy_dir):
+    held = store.find("toy")
+    shutil.copytree(toy_dir / "3", model_dir / "3")
+    store.refresh()
+    assert offset(store.find("toy")) == 3
+    shutil.rmtree(model_dir / "2")
+    store.refresh()
+    with pytest.raises(ServingError, match=r"NOT_FOUND: .*version 2; available: \[3\]"):
+        store.find("toy", version=2)
+    assert offset(held) == 2  # a request under way keeps its model
+
+
+def test_what_has_not_changed_is_not_loaded_again(store):
+    before = store.find("toy")
+    store.refresh()
+    assert store.find("toy") is before
+
+
+def test_a_version_that_was_replaced_is_loaded_again(store, model_dir, toy_dir):
+    shutil.rmtree(model_dir / "2")
+    shutil.copytree(toy_dir / "3", model_dir / "2")
+    store.refresh()
+    assert offset(store.find("toy", version=2)) == 3
+
+
+@pytest.mark.parametrize("name", [".3.tmp", "3.partial", "v3", "-3", "3 ", "٣", "9223372036854775808"])
+def test_folders_whose_name_is_no_plain_integer_are_ignored(store, model_dir, toy_dir, name):
+    shutil.copytree(toy_dir / "3", model_dir / name)
+    store.refresh()
+    assert states(store) == {2: True}
+
+
+def test_a_folder_without_a_saved_model_is_not_a_version_yet(store, model_dir, toy_dir):
+    (model_dir / "3").mkdir()
+    store.refresh()
+    assert states(store) == {2: True}
+
+
+def test_a_half_written_version_does_not_disturb_and_is_tried_again(store, model_dir, toy_dir):
+    (model_dir / "3").mkdir()
+    shutil.copy(toy_dir / "3" / "saved_model.pb", model_dir / "3")  # its variables are still to come
+    store.refresh()
+    assert states(store) == {3: False, 2: True}
+    assert offset(store.find("toy")) == 2
+    failed = store.versions("toy", 3)
+    store.refresh()
+    assert store.versions("toy", 3)[0] is failed[0]  # not tried again while nothing changes
+    shutil.copytree(toy_dir / "3", model_dir / "3", dirs_exist_ok=True)
+    store.refresh()
+    assert offset(store.find("toy")) == 3
+
+
+def test_a_corrupt_graph_does_not_disturb(store, model_dir):
+    (model_dir / "3").mkdir()
+    (model_dir / "3" / "saved_model.pb").write_bytes(b"not a protocol buffer")
+    store.refresh()
+    assert store.find("toy").version == 2
+    assert store.versions("toy", 3)[0].error
+
+
+def test_when_the_last_version_goes_the_model_is_not_found(store, model_dir):
+    shutil.rmtree(model_dir / "2")
+    store.refresh()
+    with pytest.raises(ServingError, match="NOT_FOUND"):
+        store.find("toy")
+
+
+def test_a_directory_that_is_away_keeps_what_is_loaded(store, model_dir):
+    model_dir.rename(model_dir.with_name("away"))
+    with pytest.raises(OSError, match="toy"):
+        store.refresh()
+    assert offset(store.find("toy")) == 2
+
+
+def test_unknown_names_and_labels(store):
+    with pytest.raises(ServingError, match=r'NOT_FOUND: model "other".*"toy"'):
+        store.find("other")
+    with pytest.raises(ServingError, match="NOT_FOUND"):
+        store.versions("other")
+    with pytest.raises(ServingError, match=r'INVALID_ARGUMENT: .*"stable"'):
+        store.find("toy", label="stable")
+
+
+def test_a_missing_directory_says_what_was_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*saved_model\.pb.*Export"):
+        ModelStore(tmp_path / "nowhere", "toy").load()
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file"):
+        ModelStore(tmp_path / "file", "toy").load()
+
+
+def test_a_directory_without_a_version_says_so(tmp_path):
+    with pytest.raises(ValueError, match="has no version"):
+        ModelStore(tmp_path, "toy").load()
+
+
+def test_a_version_given_for_its_parent_is_recognized(model_dir):
+    with pytest.raises(ValueError, match=f"pass its parent, {model_dir}"):
+        ModelStore(model_dir / "2", "toy").load()
+
+
+def test_a_directory_with_only_broken_versions_says_why(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match=r"no version .* could be loaded\. 1: "):
+        ModelStore(tmp_path, "toy").load()
