@@ -1,0 +1,185 @@
+"""`clustr`: train, certify, export, serve and query from the shell."""
+
+import csv
+import dataclasses
+import os
+import pathlib
+import sys
+from typing import Annotated
+
+# Before TensorFlow is imported: its start-up notes are for its developers.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import typer
+
+app = typer.Typer(
+    help="Classifiers that prove how far an input may move before the answer changes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataOption = Annotated[str, typer.Option("--data", help="Data set: digits.")]
+ModelOption = Annotated[pathlib.Path, typer.Option("--model", help="A .keras file.", exists=True, dir_okay=False)]
+ExamplesOption = Annotated[int | None, typer.Option("--examples", min=1, help="Only the first N test images.")]
+NameOption = Annotated[str, typer.Option("--name", help="Name of the served model.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[pathlib.Path, typer.Option(help="Folder for model, export and report.")] = pathlib.Path(
+        "runs/demo"
+    ),
+):
+    """Train on the bundled digits, certify, attack, audit, export, serve, query, report."""
+    from clustr_keras.demo import run_demo
+
+    run_demo(output)
+
+
+@app.command()
+def train(
+    output: Annotated[pathlib.Path, typer.Option(help="The .keras file to write.")] = pathlib.Path("runs/model.keras"),
+    data: DataOption = "digits",
+    recipe: Annotated[str, typer.Option(help="How to train: certified.")] = "certified",
+    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    margin: Annotated[float, typer.Option(min=0.0, help="About twice the radius aimed at.")] = 0.8,
+    seed: int = 0,
+):
+    """Train a classifier and save it as a .keras file."""
+    if recipe != "certified":
+        raise ValueError(f"--recipe must be certified; got {recipe}.")
+    if output.suffix != ".keras":
+        raise ValueError(f"--output must be a .keras file; got {output}.")
+    from clustr_keras.progress import EpochProgress, console, progress_bar
+    from clustr_keras.training import CertifiedRecipe, train_certified
+
+    (x_train, y_train), (x_test, y_test), class_names = _load(data)
+    settings = dataclasses.replace(CertifiedRecipe(), epochs=epochs, margin=margin, seed=seed)
+    with progress_bar("Training", epochs) as report:
+        model = train_certified(x_train, y_train, class_names, settings, callbacks=[EpochProgress(report)])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    model.save(output)
+    certificate = model.certify(x_test)
+    console.print(f"Saved {output}. Test: {_accuracies(certificate, y_test)}.")
+
+
+@app.command()
+def certify(
+    model: ModelOption,
+    data: DataOption = "digits",
+    examples: ExamplesOption = None,
+    method: Annotated[str, typer.Option(help="union or nearest.")] = "union",
+    output: Annotated[pathlib.Path | None, typer.Option(help="CSV file, a row for each image.")] = None,
+):
+    """Classify the test images and prove how far each may move."""
+    from clustr_keras.progress import console
+
+    classifier = _load_classifier(model)
+    _, (x_test, y_test), _ = _load(data)
+    x_test, y_test = x_test[:examples], y_test[:examples]
+    certificate = classifier.certify(x_test, method=method, verbose=1 if console.is_terminal else 0)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("w", newline="") as file:
+            writer = csv.writer(file)
+            columns = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_radius", "radius")
+            writer.writerow(["image", "label", *columns])
+            rows = zip(y_test, *(getattr(certificate, column) for column in columns), strict=True)
+            writer.writerows([index, *row] for index, row in enumerate(rows))
+        console.print(f"Wrote {output}.")
+    console.print(f"{len(x_test)} images: {_accuracies(certificate, y_test)}.")
+
+
+@app.command()
+def export(
+    model: ModelOption,
+    output: Annotated[pathlib.Path, typer.Option(help="Model directory; the version folder goes into it.")],
+    version: Annotated[int | None, typer.Option(min=1, help="The next one by default.")] = None,
+):
+    """Write a SavedModel for TensorFlow Serving that answers with its proof."""
+    from clustr_keras.progress import console
+    from clustr_keras.serving import export_model
+
+    console.print(f"Exported to {export_model(_load_classifier(model), output, version)}")
+
+
+@app.command()
+def serve(
+    directory: Annotated[pathlib.Path, typer.Argument(help="Folder that holds the version folders.")],
+    name: NameOption = "clustr",
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8500,
+    rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8501,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+):
+    """Serve a model directory over gRPC and REST, as TensorFlow Serving would, until interrupted."""
+    from clustr_keras.serving import LocalServer
+
+    server = LocalServer(directory, name=name, grpc_port=grpc_port, rest_port=rest_port, host=host)
+
+    def announce(server):
+        print(f"gRPC  {server.grpc_target}\nREST  {server.rest_url}/v1/models/{name}", flush=True)
+
+    server.run(on_ready=announce)
+
+
+@app.command()
+def query(
+    target: Annotated[str, typer.Option(help="host:port for gRPC, http://host:port for REST.")] = "127.0.0.1:8500",
+    name: NameOption = "clustr",
+    data: DataOption = "digits",
+    examples: Annotated[int, typer.Option("--examples", min=1, help="The first N test images.")] = 8,
+):
+    """Ask a server for classes and certified radii of test images."""
+    import rich.table
+
+    from clustr_keras.progress import console
+    from clustr_keras.serving import Client
+
+    _, (x_test, y_test), class_names = _load(data)
+    with Client(target, model=name) as client:
+        answer = client.predict(x_test[:examples])
+    table = rich.table.Table("image", "true class", "predicted", "probability", "certified radius")
+    for row in range(len(answer.class_ids)):
+        table.add_row(
+            str(row),
+            class_names[y_test[row]],
+            str(answer.class_names[row]),
+            f"{answer.probabilities[row].max():.3f}",
+            f"{answer.certified_radius[row]:.4f}",
+        )
+    console.print(table)
+
+
+def main():
+    """Runs the command line: an error is one line, and exit status 2."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"clustr: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _load(data):
+    if data != "digits":
+        raise ValueError(f"--data must be digits; got {data}.")
+    from clustr_keras.data import load_digits
+    from clustr_keras.data.digits import CLASS_NAMES
+
+    return *load_digits(), CLASS_NAMES
+
+
+def _load_classifier(path):
+    import keras
+
+    from clustr_keras.classifier import ClustrClassifier
+
+    model = keras.models.load_model(path)
+    if not isinstance(model, ClustrClassifier):
+        raise ValueError(f"--model must hold a ClustrClassifier; {path} holds a {type(model).__name__}.")
+    return model
+
+
+def _accuracies(certificate, labels):
+    shown = [f"{certificate.accuracy_at(radius, labels):.1%} at {radius:g}" for radius in (0.3, 0.5)]
+    return f"clean accuracy {certificate.accuracy_at(0.0, labels):.1%}, certified accuracy {' and '.join(shown)}"
