@@ -8,6 +8,8 @@ with the unit normal `n_ab` from `mu_b` to `mu_a` and the midpoint `m_ab`. It is
 centers `h := 0`. The right-hand form is the one computed, since it does not cancel.
 """
 
+import math
+
 from keras import ops
 
 # Below this distance two centers count as coincident: the square of a smaller one leaves float32's range.
@@ -45,9 +47,7 @@ def nearest_radius(embeddings, centers, lipschitz=1.0):
     """
     embeddings, centers = as_geometry(embeddings, centers)
     class_ids, cluster_ids = nearest_cluster(embeddings, centers)
-    distances = signed_distances(embeddings, centers, class_ids)  # [B, K, C*K]
-    chosen = ops.one_hot(cluster_ids, centers.shape[1], dtype="bool")[:, :, None]
-    return ops.min(ops.where(chosen, distances, float("inf")), axis=(1, 2)) / lipschitz
+    return ops.maximum(nearest_margin(embeddings, centers, class_ids, cluster_ids), 0.0) / lipschitz
 
 
 def union_radius(embeddings, centers, lipschitz=1.0):
@@ -78,15 +78,23 @@ def union_radius(embeddings, centers, lipschitz=1.0):
     """
     embeddings, centers = as_geometry(embeddings, centers)
     class_ids, _ = nearest_cluster(embeddings, centers)
-    return union_margin(embeddings, centers, class_ids) / lipschitz
+    return ops.maximum(union_margin(embeddings, centers, class_ids), 0.0) / lipschitz
 
 
-def union_margin(embeddings, centers, class_ids):
+def nearest_margin(embeddings, centers, class_ids, cluster_ids, coincident=COINCIDENT):
+    """`min_{b not in c} h_ab(z)` for a given center `a` of class `c` per example, in embedding units, `[B]`."""
+    h = signed_distances(embeddings, centers, class_ids, coincident)
+    chosen = ops.one_hot(cluster_ids, centers.shape[1], dtype="bool")[:, :, None]
+    return ops.min(ops.where(chosen, h, float("inf")), axis=(1, 2))
+
+
+def union_margin(embeddings, centers, class_ids, coincident=COINCIDENT):
     """`min_{b not in c} max_{a in c} h_ab(z)` for a given class `c` per example, in embedding units, `[B]`.
 
     Negative where another class is nearer.
     """
-    return ops.min(ops.max(signed_distances(embeddings, centers, class_ids), axis=1), axis=-1)
+    h = signed_distances(embeddings, centers, class_ids, coincident)
+    return ops.min(ops.max(h, axis=1), axis=-1)
 
 
 def distance_logits(embeddings, centers):
@@ -139,12 +147,11 @@ def squared_distances(embeddings, centers):
     [[[1.0], [17.0]]]
     """
     embeddings, centers = as_geometry(embeddings, centers)
-    num_classes, clusters, dim = centers.shape
-    embeddings = embeddings - _mean(centers)
-    flat = ops.reshape(centers - _mean(centers), (-1, dim))
-    products = ops.matmul(embeddings, ops.transpose(flat))
-    squares = ops.sum(embeddings**2, axis=-1, keepdims=True) + ops.sum(flat**2, axis=-1) - 2.0 * products
-    return ops.reshape(ops.maximum(squares, 0.0), (-1, num_classes, clusters))
+
+    def of_examples(z):
+        return ops.sum(ops.square(z[..., None, None, :] - centers), axis=-1)
+
+    return of_examples(embeddings) if _is_small(centers.shape) else ops.map(of_examples, embeddings)
 
 
 def nearest_cluster(embeddings, centers):
@@ -155,13 +162,14 @@ def nearest_cluster(embeddings, centers):
     return nearest // clusters, nearest % clusters
 
 
-def signed_distances(embeddings, centers, class_ids):
+def signed_distances(embeddings, centers, class_ids, coincident=COINCIDENT):
     """`h_ab(z)` for the centers `a` of one class per example against the centers `b` of all others.
 
     Args:
         embeddings: Floats `[B, D]`.
         centers: Floats `[C, K, D]`.
         class_ids: Ints `[B]`, the class that owns `a`.
+        coincident: Centers this close have `h := 0`.
 
     Returns:
         Floats `[B, K, C*K]`; infinite where `b` belongs to the class itself.
@@ -174,15 +182,13 @@ def signed_distances(embeddings, centers, class_ids):
     def of_examples(example):
         z, class_id = example
         own = ops.take(centers, class_id, axis=0)[..., None, :]  # [..., K, 1, D]
-        normals, midpoints = _hyperplanes(own, rivals, mean)
+        normals, midpoints = _hyperplanes(own, rivals, mean, coincident)
         h = ops.sum(normals * (z[..., None, None, :] - midpoints), axis=-1)
         same = rival_classes == ops.cast(class_id, rival_classes.dtype)[..., None]
         return ops.where(same[..., None, :], float("inf"), h)
 
     examples = (embeddings - mean, class_ids)
-    if num_classes * clusters**2 * dim <= _CHUNK_FLOATS // 16:
-        return of_examples(examples)
-    return ops.map(of_examples, examples)
+    return of_examples(examples) if _is_small((clusters, *centers.shape)) else ops.map(of_examples, examples)
 
 
 def as_geometry(embeddings, centers):
@@ -197,15 +203,20 @@ def as_geometry(embeddings, centers):
     return embeddings, centers
 
 
+def _is_small(shape):
+    """Whether a tensor of this shape may be made for each example of a batch at a time."""
+    return math.prod(shape) <= _CHUNK_FLOATS // 64
+
+
 def _mean(centers):
     return ops.mean(centers, axis=(0, 1))
 
 
-def _hyperplanes(own, rival, mean):
+def _hyperplanes(own, rival, mean, coincident=COINCIDENT):
     """Unit normals from `rival` to `own` and midpoints relative to `mean`; normals of coincident centers are 0."""
     difference = own - rival
     square = ops.sum(difference**2, axis=-1, keepdims=True)
-    distinct = square > COINCIDENT**2
+    distinct = square > coincident**2
     normals = ops.where(distinct, difference, 0.0) / ops.sqrt(ops.where(distinct, square, 1.0))
     return normals, 0.5 * ((own - mean) + (rival - mean))
 

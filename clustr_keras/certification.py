@@ -5,10 +5,14 @@ import numpy as np
 from keras import ops
 
 from clustr_keras import certificates
+from clustr_keras.lipschitz.arithmetic import is_ieee_float32
 from clustr_keras.lipschitz.bounds import FLOAT32_ROUNDOFF, FLOAT32_UNDERFLOW
 from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma
 
 METHODS = ("nearest", "union")
+
+# Where no number on the way is larger, no square and no sum of products leaves float32's range.
+_LARGEST = 2.0**60
 
 
 class Certifier(keras.Model):
@@ -28,7 +32,7 @@ class Certifier(keras.Model):
     at most 0 in exact arithmetic, stays below `3 e(z')`. The division by L that follows cannot close such a gap.
     `s` and `e` grow with the norm of their argument, and `||x'|| <= ||x|| + r`, where `r = m(z) / L` bounds the
     radius: they are taken there. What is computed here is in float64, with its own rounding subtracted, and rounded
-    downward to float32.
+    downward to float32. Where a number on the way might leave float32's range, nothing is certified.
 
     Args:
         backbone: `keras.Model` from images to embeddings, with plain weights (see `lipschitz.condense`).
@@ -46,41 +50,59 @@ class Certifier(keras.Model):
     """
 
     def __init__(self, backbone, head, bound, method="union", **kwargs):
-        super().__init__(**kwargs)
+        # In float32 under any global policy: a lower one would round the images before anything else.
+        super().__init__(dtype="float32", **kwargs)
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}; got {method!r}.")
         self.backbone = backbone
         self.head = head
         self.bound = bound
         self.method = method
-        self.has_rounding_analysis = bound.rounding_slope is not None and _is_ieee_float32()
+        self.has_rounding_analysis = bound.rounding_slope is not None and is_ieee_float32()
+        self.built = True  # it has no weights but those of its parts
+        self.jit_compile = False  # the arithmetic of the proof is that of the operations as they stand
 
     def call(self, images):
         """Classifies and certifies."""
         embeddings = ops.cast(self.backbone(images, training=False), "float32")
-        logits = self.head(embeddings)
-        class_ids = ops.argmax(logits, axis=-1)
+        logits = self._logits(embeddings)
+        class_ids = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        cluster_ids = self._nearest_own_cluster(embeddings, class_ids)
         is_winner = ops.one_hot(class_ids, self.head.num_classes, dtype="bool")
-        nearest_class, cluster = self.head.nearest_cluster(embeddings)
         outputs = {
             "class_ids": class_ids,
             "logits": logits,
-            "probabilities": self.head.probabilities(logits),
+            "probabilities": _with_winner_on_top(self.head.probabilities(logits), is_winner),
             "runner_up_class_ids": ops.argmax(ops.where(is_winner, -float("inf"), logits), axis=-1),
-            "nearest_cluster": nearest_class * self.head.clusters_per_class + cluster,
+            "nearest_cluster": class_ids * self.head.clusters_per_class + cluster_ids,
             "embeddings": embeddings,
         }
-        return {**outputs, **self._radii(images, embeddings, class_ids)}
+        return {**outputs, **self._radii(images, embeddings, class_ids, cluster_ids)}
 
     def deployed_logits(self, images):
         """Distance logits of the deployed network, `[B, C]`: what an attack must attack."""
-        return self.head(self.backbone(images, training=False))
+        return self._logits(ops.cast(self.backbone(images, training=False), "float32"))
 
-    def _radii(self, images, embeddings, class_ids):
+    def _logits(self, embeddings):
+        # By the bound that the certificate is made with, whatever the head trains with meanwhile.
+        centers = ops.convert_to_tensor(self.head.centers)
+        return certificates.distance_logits(embeddings, centers) / self.bound.value
+
+    def _nearest_own_cluster(self, embeddings, class_ids):
+        distances = self.head.squared_distances(embeddings)
+        own = ops.take_along_axis(distances, class_ids[:, None, None], axis=1)[:, 0]
+        return ops.cast(ops.argmin(own, axis=-1), "int32")
+
+    def _radii(self, images, embeddings, class_ids, cluster_ids):
         wide = _widest_float()
         z, centers = ops.cast(embeddings, wide), ops.cast(ops.convert_to_tensor(self.head.centers), wide)
-        margin = self._margin(z, centers, class_ids)
-        radius = ops.maximum(margin, 0.0) / self.bound.value
+        # Any two centers that the head's float32 might take for coincident are taken for that here.
+        coincident = 2.0 * certificates.COINCIDENT
+        if self.method == "union":
+            margin = certificates.union_margin(z, centers, class_ids, coincident)
+        else:
+            margin = certificates.nearest_margin(z, centers, class_ids, cluster_ids, coincident)
+        radius = _finite(ops.maximum(margin, 0.0) / self.bound.value)
         radii = {"radius": ops.cast(radius, "float32")}
         if not self.has_rounding_analysis:
             return radii
@@ -89,26 +111,31 @@ class Certifier(keras.Model):
         norm = _slightly_more(ops.sqrt(ops.sum(ops.square(ops.cast(images, wide)), axis=axes)))
         of_backbone = slope * (norm + (norm + radius)) + 2.0 * intercept
 
+        num_classes, clusters, dim = centers.shape
         mean = ops.mean(centers, axis=(0, 1))
-        spread = ops.max(ops.norm(centers - mean, axis=-1))
+        # The head takes the mean in float32, which is off by as much as the sum of all centers makes it.
+        of_mean = gamma(num_classes * clusters + 1, FLOAT32_ROUNDOFF) * ops.max(ops.norm(centers, axis=-1))
+        spread = ops.max(ops.norm(centers - mean, axis=-1)) + 2.0 * of_mean
         here = _slightly_more(ops.norm(z - mean, axis=-1) + spread)
         there = _slightly_more(here + self.bound.value * radius + of_backbone)
-        of_head = 8.0 * _head_error(there, centers.shape[-1], FLOAT32_ROUNDOFF, FLOAT32_UNDERFLOW)
-        of_this = _head_error(here, centers.shape[-1], UNIT_ROUNDOFF if wide == "float64" else FLOAT32_ROUNDOFF, 0.0)
+        of_head = 8.0 * _head_error(there, dim, FLOAT32_ROUNDOFF, FLOAT32_UNDERFLOW)
+        of_this = _head_error(here, dim, UNIT_ROUNDOFF if wide == "float64" else FLOAT32_ROUNDOFF, 0.0)
+        # Logits below float32's normal range may be flushed to zero.
+        of_division = self.bound.value * 2.0 * FLOAT32_UNDERFLOW
+        slack = _slightly_more(of_backbone + of_head + of_this + of_division)
 
-        certified = (margin - _slightly_more(of_backbone + of_head + of_this)) / self.bound.value
+        largest = self.bound.peak_slope * (norm + radius) + self.bound.peak_intercept
+        is_in_range = (largest < _LARGEST) & (there + ops.max(ops.abs(centers)) < _LARGEST)
+        certified = ops.where(is_in_range, (margin - slack) / self.bound.value, 0.0)
         # The factor makes up for rounding to the nearest float32 number.
-        certified = ops.cast(ops.maximum(certified, 0.0) * (1.0 - 2.0**-22), "float32")
+        certified = ops.cast(ops.maximum(_finite(certified), 0.0) * (1.0 - 2.0**-22), "float32")
         return {**radii, "certified_radius": certified}
 
-    def _margin(self, z, centers, class_ids):
-        if self.method == "union":
-            return certificates.union_margin(z, centers, class_ids)
-        distances = certificates.squared_distances(z, centers)
-        own = ops.take_along_axis(distances, ops.cast(class_ids, "int32")[:, None, None], axis=1)[:, 0]
-        chosen = ops.one_hot(ops.argmin(own, axis=-1), centers.shape[1], dtype="bool")[:, :, None]
-        h = certificates.signed_distances(z, centers, class_ids)
-        return ops.min(ops.where(chosen, h, float("inf")), axis=(1, 2))
+
+def _with_winner_on_top(probabilities, is_winner):
+    """Undoes ties that the softmax's rounding makes, so that the argmax of the probabilities is the class."""
+    largest = ops.sum(ops.where(is_winner, probabilities, 0.0), axis=-1, keepdims=True)
+    return ops.where(is_winner, probabilities, ops.minimum(probabilities, largest * (1.0 - 2.0**-23)))
 
 
 def _head_error(size, dim, unit_roundoff, underflow):
@@ -131,18 +158,9 @@ def _widest_float():
     return "float32" if keras.backend.backend() == "jax" else "float64"
 
 
-def _is_ieee_float32():
-    """Whether matrix products run in IEEE float32: the premise of the rounding analysis."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        return not (has_gpu and tf.config.experimental.tensor_float_32_execution_enabled())
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.default_backend() == "cpu"
-    return False
+def _finite(radius):
+    """0 in place of what is not a number: a radius that overflowed, or that of an image or weight that is none."""
+    return ops.where(ops.isfinite(radius), radius, 0.0)
 
 
 def as_arrays(outputs):

@@ -16,6 +16,7 @@ from clustr_keras.lipschitz import (
     fingerprint,
     is_one_lipschitz_by_construction,
 )
+from clustr_keras.lipschitz.arithmetic import is_ieee_float32
 from clustr_keras.losses import CertifiedMarginLoss
 
 
@@ -46,17 +47,37 @@ class Certificate:
         return len(self.class_ids)
 
     def accuracy_at(self, radius, labels):
-        """Certified accuracy: share of examples that are right and certified at least up to `radius`."""
-        certified = self.radius if self.certified_radius is None else self.certified_radius
-        return float(np.mean((self.class_ids == np.reshape(labels, -1)) & (certified >= radius)))
+        """Certified accuracy: share of examples that are right and certified at least up to `radius`.
+
+        At 0 it is the clean accuracy.
+
+        Raises:
+            ValueError: If `radius` is negative, there is not one label for each example, or nothing is certified
+                because the backbone has no rounding analysis.
+        """
+        labels = np.reshape(labels, -1)
+        if len(labels) != len(self):
+            raise ValueError(f"expected {len(self)} labels, one for each example; got {len(labels)}.")
+        if not radius >= 0:
+            raise ValueError(f"radius must be at least 0; got {radius}.")
+        is_right = self.class_ids == labels
+        if radius == 0:
+            return float(np.mean(is_right))
+        if self.certified_radius is None:
+            raise ValueError(
+                "there is no certified radius: the backbone has no rounding analysis, or the arithmetic in use is not "
+                "IEEE float32. `radius` holds the radii in real arithmetic."
+            )
+        return float(np.mean(is_right & (self.certified_radius >= radius)))
 
 
 @dataclasses.dataclass
 class _Proof:
     """The condensed backbone, its bound, and what was built on them. Not a dict: Keras would track, and save, that."""
 
-    plain: keras.Model | None = None
-    bound: LipschitzBound | None = None
+    plain: keras.Model
+    bound: LipschitzBound
+    fingerprint: np.ndarray
     certifiers: dict = dataclasses.field(default_factory=dict)
 
 
@@ -114,7 +135,6 @@ class ClustrClassifier(keras.Model):
         self.head.build(backbone.output_shape)
         self.built = True
         self._is_fitting = False
-        self._proof = _Proof()
         self._forget_bound()
 
     def call(self, images, training=None):
@@ -158,12 +178,19 @@ class ClustrClassifier(keras.Model):
         A bound that fits the weights is kept. For a backbone without a known bound all radii are 0. During `fit` the
         head keeps what it trains with.
         """
-        if not self._is_fitting:
-            try:
-                self.prove_bound()
-            except UnknownBoundError:
-                self.head.set_lipschitz(float("inf"))
+        self._prove_bound_if_known()
         return super().evaluate(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """Trains as `keras.Model.train_on_batch` does; a bound that was proved before is forgotten."""
+        if self._proof is not None:
+            self._forget_bound()
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        """Evaluates as `keras.Model.test_on_batch` does, on radii of a freshly proved bound."""
+        self._prove_bound_if_known()
+        return super().test_on_batch(*args, **kwargs)
 
     def embed(self, images, batch_size=256, verbose=0):
         """Computes the embeddings `[B, D]` of images, as a NumPy array."""
@@ -173,7 +200,8 @@ class ClustrClassifier(keras.Model):
         """Classifies images and proves how far each may move before its class can change.
 
         Args:
-            images: Floats `[B, H, W, C]` in [0, 1], or any data set of such that `predict` takes.
+            images: Floats `[B, H, W, C]` in [0, 1], or any data set of such that `predict` takes. Arrays are checked;
+                an image of a data set that is not finite gets radius 0.
             method: `"union"` or `"nearest"`, see `clustr_keras.certificates`.
             batch_size: Integer.
             verbose: As for `predict`.
@@ -190,7 +218,7 @@ class ClustrClassifier(keras.Model):
         >>> certificate = model.certify(x_test)
         >>> certificate.class_ids[:2], certificate.certified_radius[:2]
         """
-        if isinstance(images, np.ndarray | list):
+        if isinstance(images, np.ndarray | list) or keras.ops.is_tensor(images):
             images = np.asarray(images)
             check_images(images, self.backbone.input_shape[1:])
         certifier = self.certifier(method)
@@ -210,12 +238,17 @@ class ClustrClassifier(keras.Model):
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}; got {method!r}.")
         self.prove_bound()
-        if method not in self._proof.certifiers:
-            self._proof.certifiers[method] = Certifier(self._proof.plain, self.head, self._proof.bound, method)
-        return self._proof.certifiers[method]
+        if not np.isfinite(keras.ops.convert_to_numpy(self.head.centers)).all():
+            raise ValueError("the cluster centers hold a NaN or an infinity; nothing can be certified.")
+        key = (method, is_ieee_float32())
+        if key not in self._proof.certifiers:
+            self._proof.certifiers[key] = Certifier(self._proof.plain, self.head, self._proof.bound, method)
+        return self._proof.certifiers[key]
 
     def prove_bound(self):
-        """Sees to it that the head holds the Lipschitz bound of the backbone's present weights.
+        """Proves the Lipschitz bound of the backbone as it is now, unless that has been done.
+
+        The head holds it from then on, with the backbone's fingerprint; during `fit` it keeps what it trains with.
 
         Returns:
             Float, the bound.
@@ -224,10 +257,10 @@ class ClustrClassifier(keras.Model):
             UnknownBoundError: (a `ValueError`) If an operation of the backbone has no known bound.
         """
         current = fingerprint(self.backbone)
-        stored = keras.ops.convert_to_numpy(self.head.backbone_fingerprint)
-        if self._proof.bound is None or not np.array_equal(current, stored):
+        if self._proof is None or not np.array_equal(current, self._proof.fingerprint):
             plain = condense(self.backbone)
-            self._proof = _Proof(plain, bound(plain))
+            self._proof = _Proof(plain, bound(plain), current)
+        if not self._is_fitting:
             self.head.set_lipschitz(self._proof.bound.value, current)
         return self._proof.bound.value
 
@@ -251,8 +284,16 @@ class ClustrClassifier(keras.Model):
 
     def _forget_bound(self):
         """Before training: L is 1 for a backbone that stays 1-Lipschitz, and unknown for any other."""
-        self._proof = _Proof()
+        self._proof = None
         self.head.set_lipschitz(1.0 if is_one_lipschitz_by_construction(self.backbone) else float("inf"))
+
+    def _prove_bound_if_known(self):
+        if self._is_fitting:
+            return
+        try:
+            self.prove_bound()
+        except UnknownBoundError:
+            self._forget_bound()
 
     def _check_data(self, x, y):
         if isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x):

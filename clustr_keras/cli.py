@@ -7,13 +7,11 @@ import pathlib
 import sys
 from typing import Annotated
 
-# Before TensorFlow is imported: its start-up notes are for its developers.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import typer
 
+from clustr_keras.serving.errors import ServingError
+
 app = typer.Typer(
-    help="Classifiers that prove how far an input may move before the answer changes.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,6 +21,26 @@ DataOption = Annotated[str, typer.Option("--data", help="Data set: digits.")]
 ModelOption = Annotated[pathlib.Path, typer.Option("--model", help="A .keras file.", exists=True, dir_okay=False)]
 ExamplesOption = Annotated[int | None, typer.Option("--examples", min=1, help="Only the first N test images.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the served model.")]
+
+
+@app.callback()
+def start(context: typer.Context):
+    """Classifiers that prove how far an input may move before the answer changes."""
+    if context.invoked_subcommand is None or "--help" in sys.argv:
+        return
+    # TensorFlow's start-up notes are for its developers.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        # They come from C++ before any logger of TensorFlow's is there: only the file descriptor stops them.
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 @app.command()
@@ -51,7 +69,7 @@ def train(
         raise ValueError(f"--recipe must be certified; got {recipe}.")
     if output.suffix != ".keras":
         raise ValueError(f"--output must be a .keras file; got {output}.")
-    from clustr_keras.progress import EpochProgress, console, progress_bar
+    from clustr_keras.progress import EpochProgress, progress_bar, say
     from clustr_keras.training import CertifiedRecipe, train_certified
 
     (x_train, y_train), (x_test, y_test), class_names = _load(data)
@@ -61,7 +79,7 @@ def train(
     output.parent.mkdir(parents=True, exist_ok=True)
     model.save(output)
     certificate = model.certify(x_test)
-    console.print(f"Saved {output}. Test: {_accuracies(certificate, y_test)}.")
+    say(f"Saved {output}. Test: {_accuracies(certificate, y_test)}.")
 
 
 @app.command()
@@ -73,7 +91,7 @@ def certify(
     output: Annotated[pathlib.Path | None, typer.Option(help="CSV file, a row for each image.")] = None,
 ):
     """Classify the test images and prove how far each may move."""
-    from clustr_keras.progress import console
+    from clustr_keras.progress import console, say
 
     classifier = _load_classifier(model)
     _, (x_test, y_test), _ = _load(data)
@@ -87,8 +105,8 @@ def certify(
             writer.writerow(["image", "label", *columns])
             rows = zip(y_test, *(getattr(certificate, column) for column in columns), strict=True)
             writer.writerows([index, *row] for index, row in enumerate(rows))
-        console.print(f"Wrote {output}.")
-    console.print(f"{len(x_test)} images: {_accuracies(certificate, y_test)}.")
+        say(f"Wrote {output}.")
+    say(f"{len(x_test)} images: {_accuracies(certificate, y_test)}.")
 
 
 @app.command()
@@ -98,10 +116,10 @@ def export(
     version: Annotated[int | None, typer.Option(min=1, help="The next one by default.")] = None,
 ):
     """Write a SavedModel for TensorFlow Serving that answers with its proof."""
-    from clustr_keras.progress import console
+    from clustr_keras.progress import say
     from clustr_keras.serving import export_model
 
-    console.print(f"Exported to {export_model(_load_classifier(model), output, version)}")
+    say(f"Exported to {export_model(_load_classifier(model), output, version)}")
 
 
 @app.command()
@@ -155,7 +173,7 @@ def main():
     """Runs the command line: an error is one line, and exit status 2."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ServingError) as error:
         print(f"clustr: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -17,7 +17,7 @@ from clustr_keras.attacks import ProjectedGradientDescent, shrink_flips
 from clustr_keras.data import load_digits
 from clustr_keras.data.digits import CLASS_NAMES
 from clustr_keras.evaluation import Report, RobustAccuracy, audit, write_report
-from clustr_keras.progress import EpochProgress, console, progress_bar
+from clustr_keras.progress import EpochProgress, console, progress_bar, say
 from clustr_keras.serving import Client, LocalServer, export_model
 from clustr_keras.training import CertifiedRecipe, train_certified
 
@@ -45,7 +45,7 @@ def run_demo(output, recipe=None, audit_steps=100, audit_restarts=10):
     recipe = recipe or CertifiedRecipe()
     stopwatch = _Stopwatch()
     (x_train, y_train), (x_test, y_test) = load_digits()
-    console.print(
+    say(
         f"Digits: {len(x_train)} training and {len(x_test)} test images of 8 x 8 pixels in [0, 1]. "
         f"Keras {keras.__version__} on {keras.backend.backend()}."
     )
@@ -58,12 +58,6 @@ def run_demo(output, recipe=None, audit_steps=100, audit_restarts=10):
         certificate = model.certify(x_test)
     clean_accuracy = certificate.accuracy_at(0.0, y_test)
     certified_accuracy = {str(radius): certificate.accuracy_at(radius, y_test) for radius in RADII}
-    console.print(
-        f"Clean accuracy {clean_accuracy:.1%}; certified accuracy {certified_accuracy['0.3']:.1%} at 0.3 and "
-        f"{certified_accuracy['0.5']:.1%} at 0.5, rounding subtracted (Lipschitz bound "
-        f"{certificate.lipschitz_bound:.7f})."
-    )
-
     with stopwatch("attack"):
         robust_accuracy, strongest = _attack(model, x_test, y_test, certificate)
     with stopwatch("audit"), progress_bar("Audit", audit_restarts * len(x_test)) as report_attempts:
@@ -71,14 +65,12 @@ def run_demo(output, recipe=None, audit_steps=100, audit_restarts=10):
             model.certifier().deployed_logits, "l_2", steps=audit_steps, restarts=audit_restarts
         )
         audited = audit(model, x_test, [attack], progress=report_attempts)
-    console.print(
-        f"Audit: {audited.examples} examples attacked just inside their radius, {len(audited.violations)} flips."
-    )
+    _print_accuracies(clean_accuracy, certified_accuracy, robust_accuracy, audited)
 
     facts = {"data_set": "digits", "clean_accuracy": clean_accuracy, "certified_accuracy": certified_accuracy}
     with stopwatch("export"):
         exported = export_model(model, output / "serving" / MODEL_NAME, facts=facts)
-    console.print(f"Exported to {exported}")
+    say(f"Exported to {exported}")
     with stopwatch("serve and query"):
         _serve_and_query(exported.parent, x_test, y_test, certificate)
 
@@ -96,7 +88,7 @@ def run_demo(output, recipe=None, audit_steps=100, audit_restarts=10):
         write_report(report, output / "report.html")
     results["seconds"] = stopwatch.seconds
     _write_atomically(output / "results.json", json.dumps(results, indent=2) + "\n")
-    console.print(f"Wrote {output}/model.keras, results.json and report.html. Open the report in a browser.")
+    say(f"Wrote {output}/model.keras, results.json and report.html. Open the report in a browser.")
     return results
 
 
@@ -137,6 +129,18 @@ def _attack(model, images, labels, certificate):
     return accuracies, shrink_flips(predict, images, strongest, certificate.class_ids)
 
 
+def _print_accuracies(clean_accuracy, certified_accuracy, robust_accuracy, audited):
+    table = rich.table.Table("on the test images", "share", title="What the classifier is worth")
+    table.add_row("clean accuracy", f"{clean_accuracy:.1%}")
+    for radius in ("0.3", "0.5"):
+        table.add_row(f"certified accuracy at {radius}", f"{certified_accuracy[radius]:.1%}")
+    for robust in robust_accuracy:
+        table.add_row(f"robust accuracy, {robust.attack}, eps {robust.eps:.3g}", f"{robust.accuracy:.1%}")
+    violations = f"{len(audited.violations)} of {audited.examples}"
+    table.add_row(f"audit violations, {', '.join(audited.attacks)}", violations)
+    console.print(table)
+
+
 def _serve_and_query(model_dir, images, labels, certificate):
     """Serves the export, asks over gRPC and REST, holds the answers against the live model, prints a table."""
     with LocalServer(model_dir, name=MODEL_NAME) as server:
@@ -144,7 +148,7 @@ def _serve_and_query(model_dir, images, labels, certificate):
             by_grpc = client.certify(images)
         with Client(server.rest_url, model=MODEL_NAME) as client:
             by_rest = client.certify(images)
-        console.print(f"Served at {server.grpc_target} (gRPC) and {server.rest_url} (REST); both answered.")
+        say(f"Served at {server.grpc_target} (gRPC) and {server.rest_url} (REST); both answered.")
     for answer in (by_grpc, by_rest):
         off = np.abs(answer.certified_radius - certificate.certified_radius).max()
         if not np.array_equal(answer.class_ids, certificate.class_ids) or off > 1e-5:
@@ -173,7 +177,7 @@ def _report(model, images, labels, certificate, robust_accuracy, strongest, audi
         title="Digits, certified",
         facts={
             "data set": f"scikit-learn's digits, {len(images)} test images of 8 x 8 pixels",
-            "model": f"Lipschitz MLP {widths}, {recipe.clusters_per_class} cluster centers per class",
+            "model": f"Lipschitz MLP {widths}, cluster centers per class: {recipe.clusters_per_class}",
             "Lipschitz bound": f"{certificate.lipschitz_bound:.7f}",
             "rounding slack": f"at most {slack:.4f}, subtracted (IEEE float32)",
             "training": f"{stopwatch.seconds['train']:.0f} s, {recipe.epochs} epochs, seed {recipe.seed}",

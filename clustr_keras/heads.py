@@ -7,6 +7,7 @@ from keras import ops
 from clustr_keras import certificates
 from clustr_keras.lipschitz import is_one_lipschitz_by_construction
 from clustr_keras.lipschitz.fingerprint import FINGERPRINT_BYTES
+from clustr_keras.lipschitz.spectral import float32_upward
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -55,7 +56,8 @@ class ClusterHead(keras.layers.Layer):
     """
 
     def __init__(self, num_classes, clusters_per_class=1, temperature=8.0, centers_initializer="orthogonal", **kwargs):
-        super().__init__(**kwargs)
+        # Without autocast: a policy of lower precision must not round the embeddings on their way in.
+        super().__init__(autocast=False, **kwargs)
         if not isinstance(num_classes, int | np.integer) or num_classes < 2:
             raise ValueError(f"num_classes must be an integer of at least 2; got {num_classes!r}.")
         if not isinstance(clusters_per_class, int | np.integer) or clusters_per_class < 1:
@@ -66,14 +68,16 @@ class ClusterHead(keras.layers.Layer):
         self.clusters_per_class = int(clusters_per_class)
         self.temperature = float(temperature)
         self.centers_initializer = keras.initializers.get(centers_initializer)
+        self._serves_one_lipschitz = True
 
     def __call__(self, embeddings, *args, **kwargs):
         """Applies the head; a graph that is 1-Lipschitz by construction is recognized as such."""
         logits = super().__call__(embeddings, *args, **kwargs)
-        if hasattr(embeddings, "_keras_history") and not self.is_lipschitz_known:
+        if hasattr(embeddings, "_keras_history"):
             inputs = keras.utils.get_source_inputs(embeddings)
-            if is_one_lipschitz_by_construction(keras.Model(inputs, embeddings)):
-                self.set_lipschitz(1.0)
+            self._serves_one_lipschitz &= is_one_lipschitz_by_construction(keras.Model(inputs, embeddings))
+            if not self.is_lipschitz_proved:
+                self.set_lipschitz(1.0 if self._serves_one_lipschitz else float("inf"))
         return logits
 
     def build(self, input_shape):
@@ -165,16 +169,24 @@ class ClusterHead(keras.layers.Layer):
         """Whether `lipschitz` holds a bound."""
         return bool(np.isfinite(ops.convert_to_numpy(self.lipschitz)))
 
+    @property
+    def is_lipschitz_proved(self):
+        """Whether `lipschitz` was proved for particular weights, whose fingerprint the head holds."""
+        return bool(np.any(ops.convert_to_numpy(self.backbone_fingerprint)))
+
     def set_lipschitz(self, bound, fingerprint=None):
         """Stores the backbone's Lipschitz bound and the fingerprint of the weights it was proved for.
+
+        `ClustrClassifier` sees to it that the two go together. In a functional model of your own nothing watches the
+        weights: set it anew when they change.
 
         Args:
             bound: Float, a proved bound, or infinity for "not known".
             fingerprint: uint8 array `[32]` from `lipschitz.fingerprint`, or `None` for "of no weights in particular".
         """
-        if not bound >= 0:
-            raise ValueError(f"the Lipschitz bound must be a number >= 0 or infinity; got {bound}.")
-        self.lipschitz.assign(bound)
+        if not bound > 0:
+            raise ValueError(f"the Lipschitz bound must be a number > 0 or infinity; got {bound}.")
+        self.lipschitz.assign(float32_upward(bound))
         self.backbone_fingerprint.assign(np.zeros(FINGERPRINT_BYTES, "uint8") if fingerprint is None else fingerprint)
 
     def compute_output_spec(self, embeddings):

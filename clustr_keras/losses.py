@@ -51,6 +51,7 @@ class CertifiedMarginLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Computes the loss per example, `[B]`."""
+        y_pred = ops.convert_to_tensor(y_pred)
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
         asked = self.margin * ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
         return ops.sparse_categorical_crossentropy(labels, self.temperature * (y_pred - asked), from_logits=True)

@@ -9,6 +9,11 @@ import rich.progress
 console = rich.console.Console()
 
 
+def say(text):
+    """Prints a line, as long as it is: a path must stay whole."""
+    console.print(text, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def progress_bar(description, total):
     """Shows a bar with the time left; yields a function that takes the amount done so far, and a note to show."""
@@ -19,7 +24,7 @@ def progress_bar(description, total):
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[note]}"),
     )
-    with rich.progress.Progress(*columns, console=console, transient=not console.is_terminal) as bars:
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task(description, total=total, note="")
         yield lambda done, note="": bars.update(task, completed=done, note=note)
 

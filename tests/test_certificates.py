@@ -164,6 +164,18 @@ def test_float32_keeps_two_close_centers_apart():
     assert_allclose(distance_logits(z, centers), exact, rtol=1e-5, atol=1e-5)
 
 
+def test_a_far_center_does_not_blur_the_near_ones():
+    # Relative to 1000, float32 tells no two points of the unit square apart that are closer than 1e-4.
+    centers = np.array([[[0.5, 0.3]], [[0.501, 0.3]], [[1000.0, 0.3]]], "float32")
+    z = np.random.default_rng(0).uniform(size=(500, 2)).astype("float32")
+    expected = ((z[:, None, None].astype("float64") - centers) ** 2).sum(-1)
+    assert_allclose(squared_distances(z, centers), expected, rtol=1e-5, atol=1e-9)
+    expected = class_of_nearest_center(z.astype("float64"), centers)
+    assert_array_equal(certificates.nearest_cluster(z, centers)[0], expected)
+    for radius in (nearest_radius(z, centers), union_radius(z, centers)):
+        assert np.min(radius) >= 0.0
+
+
 @pytest.mark.parametrize("limit", [2**22, 64])
 def test_gradients_agree_with_finite_differences(limit, monkeypatch):
     tf = pytest.importorskip("tensorflow")

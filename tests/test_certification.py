@@ -106,3 +106,101 @@ def test_the_nearest_cluster_counts_through_the_classes():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method must be one of"):
         certifier_with(method="guess")
+
+
+def test_a_constant_backbone_certifies_without_a_division_by_zero():
+    certifier = certifier_with(kernel_scale=0.0)
+    certifier.head.centers.assign(np.random.default_rng(0).normal(size=(4, 2, 6)))
+    outputs = answers(certifier, images())
+    assert not any(np.isnan(values).any() for values in outputs.values())
+    assert len(set(outputs["class_ids"])) == 1
+
+
+def flat_certifier(centers, kernel=None, dim=2):
+    """On images `[1, dim, 1]` that are their own embeddings, or their product with a kernel."""
+    centers = np.asarray(centers, "float32")
+    layers = [] if kernel is None else [keras.layers.Dense(len(kernel[0]), use_bias=False)]
+    backbone = keras.Sequential([keras.Input((1, dim, 1)), keras.layers.Flatten(), *layers])
+    if kernel is not None:
+        backbone.layers[-1].set_weights([np.asarray(kernel)])
+    head = ClusterHead(*centers.shape[:2])
+    head.build((None, centers.shape[-1]))
+    head.centers.assign(centers)
+    return Certifier(backbone, head, lipschitz.bound(backbone))
+
+
+def assert_no_flip_inside(certifier, x, moved):
+    x, moved = (np.asarray(v, "float32").reshape(-1, 1, np.shape(v)[-1], 1) for v in (x, moved))
+    before, after = answers(certifier, x), answers(certifier, moved)
+    distance = np.linalg.norm((moved.astype("float64") - x).reshape(len(x), -1), axis=-1)
+    flipped = before["class_ids"] != after["class_ids"]
+    assert (distance[flipped] >= before["certified_radius"][flipped]).all()
+
+
+def test_centers_whose_distance_overflows_certify_nothing_wrong():
+    far = [[[0.0, 1e18 + 2.0**63]], [[3e19, 2.0**63]], [[0.0, -1e18 + 2.0**63]]]
+    certifier = flat_certifier(far, kernel=2.0**64 * np.eye(2))
+    grid = np.random.default_rng(0).uniform(size=(400, 2))
+    for step in ((0.05, 0.0), (0.0, 0.05), (0.0, -0.05), (-0.05, 0.0)):
+        assert_no_flip_inside(certifier, grid, np.clip(grid + step, 0, 1))
+    assert_array_equal(answers(certifier, np.float32(grid).reshape(-1, 1, 2, 1))["certified_radius"], 0.0)
+
+
+def test_centers_at_the_threshold_of_coincidence_certify_nothing_wrong():
+    gap = np.sqrt(1.0000000015e-30)
+    certifier = flat_certifier([[[gap, 0.0]], [[0.0, 0.0]], [[2.0, 1.0]]])
+    grid = np.random.default_rng(0).uniform(0.2, 0.4, size=(200, 2))
+    assert_no_flip_inside(certifier, grid, grid + np.random.default_rng(1).normal(scale=0.1, size=grid.shape))
+    outputs = answers(certifier, np.float32(grid).reshape(-1, 1, 2, 1))
+    assert_array_equal(outputs["certified_radius"][outputs["class_ids"] < 2], 0.0)
+
+
+def test_pixels_that_may_be_flushed_to_zero_certify_nothing():
+    certifier = flat_certifier([[[0.1, 0.0]], [[-0.1, 0.0]]], kernel=1e37 * np.eye(2))
+    # 2e-38 in the first pixel is 0.2 in the embedding, or 0 where it is flushed.
+    outputs = answers(certifier, np.array([2e-38, 0.0], "float32").reshape(1, 1, 2, 1))
+    assert_array_equal(outputs["certified_radius"], 0.0)
+
+
+def under_policy(policy, function):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return function()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_a_global_policy_of_lower_precision_does_not_reach_the_certificate():
+    x = images()
+    plain = certifier_with()
+    expected = answers(plain, x)
+    wrapped = under_policy("mixed_bfloat16", lambda: Certifier(plain.backbone, plain.head, plain.bound))
+    assert_array_equal(answers(wrapped, x)["certified_radius"], expected["certified_radius"])
+    # A backbone made under that policy computes in it, and nothing of it is certified.
+    assert "certified_radius" not in under_policy("mixed_bfloat16", lambda: answers(certifier_with(), x))
+
+
+@pytest.mark.parametrize("variable", ["ONEDNN_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE"])
+def test_reduced_arithmetic_certifies_nothing(variable, monkeypatch):
+    monkeypatch.setenv(variable, "BF16")
+    assert "certified_radius" not in answers(certifier_with(), images())
+
+
+def test_automatic_mixed_precision_certifies_nothing():
+    tf = pytest.importorskip("tensorflow")
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+    try:
+        assert "certified_radius" not in answers(certifier_with(), images())
+    finally:
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
+    assert "certified_radius" in answers(certifier_with(), images())
+
+
+def test_an_image_that_is_no_number_has_radius_zero():
+    x = images(3)
+    x[1, 0, 0] = np.nan
+    outputs = answers(certifier_with(), x)
+    assert_array_equal(outputs["certified_radius"][1], 0.0)
+    assert_array_equal(outputs["radius"][1], 0.0)
+    assert (outputs["radius"][[0, 2]] > 0).all()

@@ -86,6 +86,55 @@ def test_a_moved_center_moves_the_certificate(small):
     assert_allclose(after, model.predict(images, verbose=0).max(-1), atol=1e-4)
 
 
+def test_weights_that_come_back_bring_no_stale_proof(small, tmp_path):
+    images, _ = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Dense(16, use_bias=False)), 10)
+    kernel = np.eye(64, 16)
+    model.backbone.set_weights([10.0 * kernel])
+    first = model.certify(images)
+    model.save_weights(tmp_path / "tenfold.weights.h5")
+    model.backbone.set_weights([kernel])
+    model.certify(images)
+    model.load_weights(tmp_path / "tenfold.weights.h5")
+    again = model.certify(images)
+    assert_allclose(again.lipschitz_bound, 10.0, rtol=1e-6)
+    assert_array_equal(again.certified_radius, first.certified_radius)
+    assert_array_equal(again.class_ids, model.predict(images, verbose=0).argmax(-1))
+    model.head.lipschitz.assign(0.01)
+    model.certify(images)
+    assert_allclose(float(model.head.lipschitz), 10.0, rtol=1e-6)
+
+
+def test_another_backbone_or_another_setting_brings_no_stale_proof(small):
+    images, _ = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Rescaling(1.0), keras.layers.Dense(16)), 10)
+    before = model.certify(images)
+    model.backbone.layers[1].scale = 10.0
+    assert_allclose(model.certify(images).lipschitz_bound, 10.0 * before.lipschitz_bound, rtol=1e-6)
+    model.backbone = plain_backbone(keras.layers.Dense(16))
+    assert_array_equal(model.certify(images).class_ids, np.argmax(model(images), axis=-1))
+
+
+def test_certifying_within_fit_leaves_what_it_trains_with(small):
+    images, labels = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Dense(16)), 10)
+    model.compile("adam")
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: model.certify(images[:5]))
+    model.fit(images, labels, epochs=2, verbose=0, callbacks=[watch])
+    assert not model.head.is_lipschitz_known
+
+
+def test_batches_by_hand_follow_the_same_rule(small):
+    images, labels = small
+    model = ClustrClassifier(plain_backbone(keras.layers.Dense(16)), 10)
+    model.compile(keras.optimizers.SGD(1.0), metrics=[CertifiedAccuracy(1e-3)])
+    model.evaluate(images, labels, verbose=0)
+    model.train_on_batch(images, labels)
+    assert not model.head.is_lipschitz_known
+    model.test_on_batch(images, labels)
+    assert_allclose(float(model.head.lipschitz), lipschitz.bound(model.backbone).value)
+
+
 def test_evaluate_proves_the_bound_of_the_present_weights(small):
     images, labels = small
     model = ClustrClassifier(plain_backbone(keras.layers.Dense(16)), 10)
@@ -141,6 +190,9 @@ def test_without_a_rounding_analysis_no_radius_is_called_certified(small):
     certificate = model.certify(images)
     assert certificate.certified_radius is None
     assert (certificate.radius > 0).any()
+    assert certificate.accuracy_at(0.0, certificate.class_ids) == 1.0
+    with pytest.raises(ValueError, match="there is no certified radius"):
+        certificate.accuracy_at(0.01, certificate.class_ids)
 
 
 def test_nearest_never_exceeds_union(classifier, digits):
@@ -240,6 +292,18 @@ def test_certify_refuses_what_is_not_an_image(classifier, small, spoil):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         new_classifier(**arguments)
+
+
+def test_centers_that_are_not_finite_are_refused(small):
+    model = new_classifier()
+    model.head.centers.assign(np.full((10, 1, 16), np.nan))
+    with pytest.raises(ValueError, match="cluster centers hold a NaN"):
+        model.certify(small[0])
+
+
+def test_tensors_are_checked_as_arrays_are(classifier, small):
+    with pytest.raises(ValueError, match="must be finite and lie in"):
+        classifier.certify(keras.ops.convert_to_tensor(small[0] * 2))
 
 
 def test_a_backbone_that_is_not_built_or_not_flat_is_refused():

@@ -7,6 +7,7 @@ import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
 
 from clustr_keras.attacks.losses import margin
+from clustr_keras.data.checks import check_images
 
 NORMS = {"l_inf": np.inf, "l_2": 2}
 
@@ -65,6 +66,8 @@ class ProjectedGradientDescent:
             raise ValueError(
                 f"steps, restarts and batch_size must be at least 1; got {steps}, {restarts} and {batch_size}."
             )
+        if step_size is not None and not (np.isfinite(step_size) and step_size > 0):
+            raise ValueError(f"step_size must be positive; got {step_size}.")
         self.logits = logits
         self.norm = norm
         self.steps = steps
@@ -91,9 +94,16 @@ class ProjectedGradientDescent:
 
         Returns:
             An `AttackResult`; every `distance` is at most `eps`.
+
+        Raises:
+            ValueError: If images leave [0, 1], labels do not fit them, an eps is negative or not finite, or the
+                attacked model gives logits that are not finite.
         """
         images = np.asarray(images, "float32")
         labels = np.asarray(labels, "int64").reshape(-1)
+        check_images(images)
+        if len(labels) != len(images):
+            raise ValueError(f"there must be one label for each image; got {len(labels)} labels, {len(images)} images.")
         eps = np.broadcast_to(np.asarray(eps, "float64"), labels.shape)
         if not (np.isfinite(eps) & (eps >= 0)).all():
             raise ValueError(f"eps must be finite and at least 0; got {eps[~(np.isfinite(eps) & (eps >= 0))][0]}.")
@@ -104,6 +114,8 @@ class ProjectedGradientDescent:
             for start in range(0, len(left), self.batch_size):
                 rows = left[start : start + self.batch_size]
                 adversarial, loss, class_ids = self._attack_rows(images, labels, eps, rows, restart)
+                if not np.isfinite(loss).all():
+                    raise ValueError("the attacked model gives logits that are not finite; nothing follows from them.")
                 flips = (class_ids != labels[rows]) & (self._distance(adversarial, images[rows]) <= eps[rows])
                 better = flips | (loss > best_loss[rows])
                 best[rows[better]], best_loss[rows[better]] = adversarial[better], loss[better]

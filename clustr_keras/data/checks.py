@@ -46,6 +46,8 @@ def check_labels(labels, num_classes, num_examples=None):
         ValueError: If it does not; the message says what was given and what was expected.
     """
     labels = np.asarray(labels)
+    if labels.ndim and not (np.issubdtype(labels.dtype, np.number) or labels.dtype == bool):
+        raise ValueError(f"labels must be integer class ids; got dtype {labels.dtype}. Map the labels to 0, 1, 2, ...")
     if labels.ndim == 2 and labels.shape[1] == num_classes and num_classes > 1:
         raise ValueError(
             f"labels must be integer class ids [B]; got shape {labels.shape}, which looks one-hot. "
@@ -62,7 +64,7 @@ def check_labels(labels, num_classes, num_examples=None):
         label = flat[index].item()
         way_out = (
             f"Pass num_classes={int(flat.max()) + 1}, or map the labels."
-            if label >= num_classes
+            if label >= num_classes and np.isfinite(flat).all()
             else ("Map the labels to 0, 1, 2, ...")
         )
         raise ValueError(

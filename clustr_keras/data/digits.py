@@ -1,5 +1,7 @@
 """The 1,797 real handwritten digits that come with scikit-learn."""
 
+import math
+
 import numpy as np
 
 CLASS_NAMES = tuple("0123456789")
@@ -32,7 +34,7 @@ def load_digits(test_share=0.2, seed=0):
     digits = datasets.load_digits()
     images = (digits.images / 16.0).astype("float32")[..., None]
     labels = digits.target.astype("int64")
-    num_test = round(test_share * len(images))
+    num_test = math.ceil(test_share * len(images))
     if not 0 < num_test < len(images):
         raise ValueError(f"test_share must leave images on both sides; got {test_share}.")
     order = np.random.default_rng(seed).permutation(len(images))

@@ -64,20 +64,24 @@ def audit(model, images, attacks=None, batch_size=256, progress=None):
     if attacks is None:
         logits = model.certifier().deployed_logits
         attacks = [ProjectedGradientDescent(logits, "l_2", steps=40, restarts=5, batch_size=batch_size)]
+    if not attacks:
+        raise ValueError("an audit without attacks shows nothing; pass at least one attack.")
     if any(attack.norm != "l_2" for attack in attacks):
         raise ValueError("certified radii are l_2, so the attacks of an audit must be too.")
     radius = certificate.certified_radius.astype("float64")
-    violations, counterexamples = [], []
+    counterexamples = {}
     for attack in attacks:
         result = attack(images, certificate.class_ids, radius, progress=progress)
         for index in np.flatnonzero(result.is_flipped & (result.distance < radius)):
             # The flip must stand in the model that made the certificate, at its own batch size.
             if model.certify(result.adversarial[index : index + 1]).class_ids[0] != certificate.class_ids[index]:
-                violations.append(int(index))
-                counterexamples.append(result.adversarial[index])
+                counterexamples.setdefault(int(index), result.adversarial[index])
+    violations = sorted(counterexamples)
     return AuditResult(
         examples=len(images),
         attacks=tuple(attack.name for attack in attacks),
         violations=np.array(violations, dtype="int64"),
-        counterexamples=np.reshape(counterexamples, (-1, *images.shape[1:])).astype("float32"),
+        counterexamples=np.reshape([counterexamples[index] for index in violations], (-1, *images.shape[1:])).astype(
+            "float32"
+        ),
     )

@@ -10,10 +10,11 @@ from clustr_keras.lipschitz.bounds import (
 )
 from clustr_keras.lipschitz.condense import condense
 from clustr_keras.lipschitz.fingerprint import fingerprint
-from clustr_keras.lipschitz.graph import UnknownBoundError
+from clustr_keras.lipschitz.graph import Call, UnknownBoundError
 from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense, Orthonormal
 
 __all__ = [
+    "Call",
     "LayerBound",
     "LipschitzBound",
     "MaxMin",

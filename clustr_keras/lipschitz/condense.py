@@ -24,14 +24,10 @@ def condense(model):
     def copy(layer):
         if hasattr(layer, "condensed"):
             return layer.condensed()
-        return layer.__class__.from_config(layer.get_config())
+        copied = layer.__class__.from_config(layer.get_config())
+        if layer.weights:
+            copied.build_from_config(layer.get_build_config())
+            copied.set_weights(layer.get_weights())
+        return copied
 
-    copied = keras.models.clone_model(model, clone_function=copy, recursive=True)
-    for source, target in zip(_leaves(model), _leaves(copied), strict=True):
-        if not hasattr(source, "condensed"):
-            target.set_weights(source.get_weights())
-    return copied
-
-
-def _leaves(model):
-    return [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
+    return keras.models.clone_model(model, clone_function=copy, recursive=True)

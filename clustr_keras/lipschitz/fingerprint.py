@@ -1,6 +1,7 @@
-"""Tells whether weights are still those that a bound was proved for."""
+"""Tells whether a model is still the one that a bound was proved for."""
 
 import hashlib
+import json
 
 import numpy as np
 from keras import ops
@@ -9,7 +10,7 @@ FINGERPRINT_BYTES = 32
 
 
 def fingerprint(model):
-    """SHA-256 of a model's weights: paths, shapes, types and values.
+    """SHA-256 of what a model computes: its configuration, and the shapes, types and values of its weights.
 
     Args:
         model: A `keras.Model` or layer.
@@ -17,7 +18,7 @@ def fingerprint(model):
     Returns:
         uint8 array `[32]`.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True, default=str).encode())
     for variable in model.weights:
         value = np.ascontiguousarray(ops.convert_to_numpy(variable))
         digest.update(f"{value.shape}{value.dtype}".encode())

@@ -194,6 +194,9 @@ def _defect(gram):
 
 def _shrink(w):
     """`w` and its Gram matrix, divided by a bound of the spectral norm where that exceeds 1.5."""
+    # Entries first, where they are large: their squares must not leave float32's range.
+    largest = ops.stop_gradient(ops.max(ops.abs(w)))
+    w = w / ops.where(largest > 2.0, largest, 1.0)
     gram = _gram(w)
     bound = ops.sqrt(1.0 + ops.stop_gradient(_defect(gram)))
     scale = ops.where(bound > 1.5, 1.0 / bound, 1.0)

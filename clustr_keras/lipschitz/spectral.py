@@ -49,7 +49,7 @@ def spectral_norm_bound(matrix):
     shifted = gram - shift * np.eye(len(gram))
     # One more rounding on the diagonal, at most half an ulp of its entries.
     shift_error = UNIT_ROUNDOFF * _frobenius(np.diag(shifted)[None])
-    square = min(_symmetric_bound(gram), shift + _symmetric_bound(shifted) + shift_error) + error
+    square = min(_gram_iteration(gram), shift + _gram_iteration(shifted) + shift_error) + error
     return float(scale * np.sqrt(square) * (1.0 + 8.0 * UNIT_ROUNDOFF))
 
 
@@ -64,12 +64,23 @@ def gamma(operations, unit_roundoff=UNIT_ROUNDOFF):
     return operations * unit_roundoff / (1.0 - operations * unit_roundoff)
 
 
+def float32_upward(value):
+    """The smallest normal float32 number that is at least `value >= 0`, as a float.
+
+    Never 0, which a radius would be divided by; no subnormal number, which would be flushed to 0.
+    """
+    with np.errstate(over="ignore"):
+        rounded = np.float32(value)
+    rounded = rounded if float(rounded) >= value else np.nextafter(rounded, np.float32(np.inf))
+    return float(max(rounded, np.finfo("float32").tiny))
+
+
 def _frobenius(matrix):
     return float(np.linalg.norm(matrix)) * (1.0 + gamma(matrix.size + 4))
 
 
-def _symmetric_bound(matrix):
-    """`||M^(2^j)||_F^(1/2^j)`, with `||fl(M^2)||_2 + gamma_n ||M||_F^2` in place of `||M^2||_2`."""
+def _gram_iteration(matrix):
+    """`||M||_2 = ||M^T M||_2^(1/2) <= ...`, with `||fl(M^T M)||_2 + gamma_n ||M||_F^2` for each product."""
     norms, errors, bound = [], [], np.inf
     for _ in range(_SQUARINGS):
         norm = _frobenius(matrix)
@@ -82,7 +93,7 @@ def _symmetric_bound(matrix):
         # Rounding of the division and of the product, for a matrix of Frobenius norm at most 1.
         norms.append(norm)
         errors.append(2.0 * gamma(len(matrix) + 4))
-        matrix = matrix @ matrix
+        matrix = matrix.T @ matrix
     return bound
 
 

@@ -2,8 +2,11 @@
 
 import tensorflow as tf
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+# The signature, and the chunk that must come first: its length and its name.
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _JPEG_MAGIC = b"\xff\xd8\xff"
+# Real files have a few dozen before the frame; a crafted one could make the walk as long as the file.
+_MAX_JPEG_SEGMENTS = 1000
 
 
 def decode_images(image_bytes, image_shape, max_pixels=2**24):
@@ -25,7 +28,12 @@ def decode_images(image_bytes, image_shape, max_pixels=2**24):
     invalid = tf.fill(image_shape, float("nan"))
 
     def decode(data):
-        image = tf.io.decode_image(data, channels=channels, expand_animations=False)
+        # The accurate transform is what other decoders use; TensorFlow's default is off by several levels.
+        image = tf.cond(
+            _is_png(data),
+            lambda: tf.io.decode_png(data, channels=channels),
+            lambda: tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE"),
+        )
         fits = tf.reduce_all(tf.equal(tf.shape(image), image_shape))
         return tf.cond(fits, lambda: tf.reshape(tf.cast(image, tf.float32) / 255.0, image_shape), lambda: invalid)
 
@@ -35,14 +43,19 @@ def decode_images(image_bytes, image_shape, max_pixels=2**24):
         return decoded.concatenate(tf.data.Dataset.from_tensors(invalid)).take(1).get_single_element()
 
     def of_entry(data):
-        is_png = tf.strings.substr(data, 0, len(_PNG_MAGIC)) == _PNG_MAGIC
+        is_png = _is_png(data)
         is_jpeg = tf.strings.substr(data, 0, len(_JPEG_MAGIC)) == _JPEG_MAGIC
-        pixels = tf.cond(is_png, lambda: _png_pixels(data), lambda: _jpeg_pixels(data))
-        is_small = (pixels > 0) & (pixels <= max_pixels)
-        return tf.cond((is_png | is_jpeg) & is_small, lambda: decode_or_nan(data), lambda: invalid)
+        nothing = tf.constant(0, tf.int64)
+        of_jpeg = tf.cond(is_jpeg, lambda: _jpeg_pixels(data), lambda: nothing)
+        pixels = tf.cond(is_png, lambda: _png_pixels(data), lambda: of_jpeg)
+        return tf.cond((pixels > 0) & (pixels <= max_pixels), lambda: decode_or_nan(data), lambda: invalid)
 
     images = tf.map_fn(of_entry, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
     return tf.ensure_shape(images, [None, height, width, channels])
+
+
+def _is_png(data):
+    return tf.strings.substr(data, 0, len(_PNG_MAGIC)) == _PNG_MAGIC
 
 
 def _big_endian(data, position, count):
@@ -83,11 +96,14 @@ def _jpeg_pixels(data):
             return length, number(position + 5, 2) * number(position + 7, 2)
 
         def next_segment():
-            is_segment = number(position, 1) == 0xFF
+            # Markers without a length may not come before the frame; a decoder would pass over them.
+            has_length = (marker >= 0xC0) & ((marker < 0xD0) | (marker > 0xD9))
+            is_segment = (number(position, 1) == 0xFF) & has_length
             # 0xFF may be repeated as filler before a marker.
             step = tf.where(marker == 0xFF, 1, 2 + number(position + 2, 2))
             return tf.where(is_segment, position + step, length), pixels
 
         return tf.cond((number(position, 1) == 0xFF) & is_frame(marker), frame, next_segment)
 
-    return tf.cast(tf.while_loop(unfinished, advance, (tf.constant(2), tf.constant(0)))[1], tf.int64)
+    start = (tf.constant(2), tf.constant(0))
+    return tf.cast(tf.while_loop(unfinished, advance, start, maximum_iterations=_MAX_JPEG_SEGMENTS)[1], tf.int64)

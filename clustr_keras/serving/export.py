@@ -55,7 +55,7 @@ def export_model(model, directory, version=None, method="union", facts=None, max
         )
     directory.mkdir(parents=True, exist_ok=True)
     version = 1 + max(versions(directory), default=0) if version is None else version
-    if not isinstance(version, int) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError(f"version must be a positive integer; got {version!r}.")
     target = directory / str(version)
     if target.exists():

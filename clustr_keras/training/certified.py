@@ -25,7 +25,7 @@ class CertifiedRecipe:
     """
 
     widths: tuple[int, ...] = (256, 256, 64)
-    clusters_per_class: int = 2
+    clusters_per_class: int = 1
     temperature: float = 4.0
     margin: float = 0.8
     learning_rate: float = 5e-3

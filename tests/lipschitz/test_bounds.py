@@ -138,7 +138,7 @@ def test_a_registered_layer_counts(monkeypatch):
             return 3.0 * inputs
 
     monkeypatch.setattr("clustr_keras.lipschitz.bounds._REGISTRY", dict(lipschitz.bounds._REGISTRY))
-    lipschitz.register(Tripled)(lambda layer: lipschitz.LayerBound(3.0, "a factor"))
+    lipschitz.register(Tripled)(lambda call: lipschitz.LayerBound(3.0, "a factor"))
     assert lipschitz.bound(chain(Tripled())).value == 3.0
     assert not lipschitz.is_one_lipschitz_by_construction(chain(Tripled()))
 
@@ -192,3 +192,77 @@ def test_no_rounding_analysis_is_claimed_where_there_is_none():
     model = chain(OrthogonalDense(4))
     assert lipschitz.bound(model).rounding_slope is None
     assert lipschitz.bound(lipschitz.condense(model)).rounding_slope is not None
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+def test_an_input_that_casts_to_integers_has_no_bound(dtype):
+    model = keras.Sequential([keras.Input((8,), dtype=dtype), OrthogonalDense(4)])
+    with pytest.raises(UnknownBoundError, match=f"casts images to {dtype}"):
+        lipschitz.bound(model)
+    assert not lipschitz.is_one_lipschitz_by_construction(model)
+    # A nested input casts as well.
+    outer = keras.Input((8,))
+    assert not lipschitz.is_one_lipschitz_by_construction(keras.Model(outer, model(outer)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_an_input_of_lower_precision_has_no_rounding_analysis(dtype):
+    assert lipschitz.bound(keras.Sequential([keras.Input((8,), dtype=dtype), dense(4)])).rounding_slope is None
+
+
+def test_a_bias_acts_at_every_position():
+    flat, spread = chain(dense(2)), chain(keras.layers.Reshape((25, 8)), dense(2), shape=(200,))
+    spread.layers[-1].set_weights(flat.layers[-1].get_weights())
+    one, many = lipschitz.bound(flat), lipschitz.bound(spread)
+    assert_allclose(many.value, one.value)
+    assert_allclose(many.peak_intercept, 5.0 * one.peak_intercept, rtol=1e-6)
+    assert many.rounding_intercept >= 4.99 * one.rounding_intercept
+    unknown = keras.Sequential([keras.Input((None, 8)), dense(2)])
+    assert lipschitz.bound(unknown).rounding_slope is None
+
+
+@pytest.mark.parametrize("base", [keras.Model, keras.Sequential])
+def test_a_model_that_overrides_call_is_not_trusted(base):
+    class Tenfold(base):
+        def call(self, x):
+            return 10.0 * super().call(x)
+
+    inputs = keras.Input((8,))
+    model = Tenfold([inputs, dense(4)]) if base is keras.Sequential else Tenfold(inputs, dense(4)(inputs))
+    with pytest.raises(UnknownBoundError, match="overrides call"):
+        lipschitz.bound(model)
+    with pytest.raises(UnknownBoundError, match="overrides call"):
+        lipschitz.bound(keras.Model(inputs, model(inputs)))
+
+
+def test_a_registered_model_is_one_operation(monkeypatch):
+    class Halving(keras.Model):
+        def call(self, x):
+            return 0.5 * x
+
+    monkeypatch.setattr("clustr_keras.lipschitz.bounds._REGISTRY", dict(lipschitz.bounds._REGISTRY))
+    lipschitz.register(Halving)(lambda call: lipschitz.LayerBound(0.5, "half"))
+    inputs = keras.Input((8,))
+    assert lipschitz.bound(Halving()).value == 0.5
+    assert lipschitz.bound(keras.Model(inputs, Halving()(inputs))).value == 0.5
+
+
+def test_a_bound_beyond_float32_is_an_error():
+    huge = keras.initializers.Constant(1e30)
+    layers = [keras.layers.Dense(1, kernel_initializer=huge) for _ in range(2)]
+    with pytest.raises(ValueError, match="beyond float32's range"):
+        lipschitz.bound(chain(*layers))
+
+
+def test_a_bound_is_never_zero():
+    assert 0.0 < lipschitz.bound(chain(keras.layers.Dense(3, kernel_initializer="zeros"))).value < 1e-30
+
+
+def test_the_peak_bounds_every_value_on_the_way():
+    model = chain(dense(16, activation="relu"), dense(8), dense(4))
+    bound = lipschitz.bound(model)
+    x = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
+    allowed = bound.peak_slope * np.linalg.norm(x, axis=-1) + bound.peak_intercept
+    for layer in model.layers:
+        x = np.asarray(layer(x))
+        assert (np.linalg.norm(x, axis=-1) <= allowed).all()

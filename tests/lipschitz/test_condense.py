@@ -21,7 +21,20 @@ def sequential():
     return model
 
 
-@pytest.mark.parametrize("make", [nested, sequential])
+def shared():
+    inputs = keras.Input((4, 4, 1))
+    layer = OrthogonalDense(16)
+    x = layer(MaxMin()(layer(keras.layers.Flatten()(inputs))))
+    return keras.Model(inputs, x)
+
+
+def nested_on_the_same_input():
+    inputs = keras.Input((4, 4, 1))
+    inner = keras.Model(inputs, OrthogonalDense(6)(keras.layers.Flatten()(inputs)))
+    return keras.Model(inputs, keras.layers.Dense(3)(inner(inputs)))
+
+
+@pytest.mark.parametrize("make", [nested, sequential, shared, nested_on_the_same_input])
 def test_outputs_are_the_same_and_the_kernels_plain(make):
     model = make()
     plain = lipschitz.condense(model)

@@ -9,7 +9,8 @@ def model():
 
 
 def test_equal_weights_have_equal_fingerprints():
-    first, second = model(), model()
+    first = model()
+    second = keras.models.clone_model(first)
     second.set_weights(first.get_weights())
     assert (fingerprint(first) == fingerprint(second)).all()
 
@@ -24,3 +25,10 @@ def test_every_single_weight_counts():
         network.set_weights(changed)
         seen.add(fingerprint(network).tobytes())
     assert len(seen) == 1 + len(weights)
+
+
+def test_what_a_layer_is_configured_to_do_counts_too():
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(1.0)])
+    before = fingerprint(network)
+    network.layers[0].scale = 10.0
+    assert (fingerprint(network) != before).any()

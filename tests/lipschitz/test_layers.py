@@ -35,6 +35,19 @@ def test_no_value_of_the_weights_makes_the_norm_exceed_one(seed, magnitude, shap
     assert singular_values(layer.kernel)[0] <= 1.0 + 1e-6
 
 
+@pytest.mark.parametrize("magnitude", [1e-40, 1e9, 1e20, 1e38])
+def test_huge_and_tiny_weights_neither_overflow_nor_die(magnitude):
+    layer = built((8, 8))
+    values = magnitude * np.random.default_rng(0).uniform(0.5, 1.0, size=(8, 8))
+    layer.set_weights([values, np.zeros(8)])
+    kernel = np.asarray(layer.kernel)
+    assert np.isfinite(kernel).all()
+    assert singular_values(kernel)[0] <= 1.0 + 1e-6
+    if magnitude > 1:
+        layer.raw_kernel.assign(layer.raw_kernel.constraint(layer.raw_kernel))
+        assert_allclose(singular_values(layer.kernel), 1.0, atol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1.3, 1.49, 1.51, 1.99, 2.5, 50.0])
 def test_multiples_of_an_orthogonal_matrix_stay_within_one(scale):
     layer = built((16, 16))

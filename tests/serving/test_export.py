@@ -1,0 +1,389 @@
+import dataclasses
+import datetime
+import io
+import json
+import os
+import pathlib
+import stat
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+from tensorflow.core.protobuf import config_pb2
+
+from clustr_keras import ClustrClassifier
+from clustr_keras.serving import export as export_module
+from clustr_keras.serving import export_model
+
+SIGNATURES = ("certify", "certify_at", "certify_encoded", "embed", "serving_default")
+FACTS = {"data_set": "digits", "clean_accuracy": 0.97, "certified_accuracy": {"0.3": 0.84}}
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    _, (x_test, _) = digits
+    return x_test[:32]
+
+
+@pytest.fixture(scope="module")
+def exported(classifier, tmp_path_factory):
+    return export_model(classifier, tmp_path_factory.mktemp("serving") / "clustr", facts=FACTS)
+
+
+class InASession:
+    """A SavedModel as ModelServer runs it: its graph in a session, fed and fetched by the names of the signature.
+
+    Runs through a callable of the C API, since `Session.run` checks shapes in Python and the server does not.
+    """
+
+    def __init__(self, path):
+        self.graph = tf.Graph()
+        with self.graph.as_default():
+            self.session = tf.compat.v1.Session(graph=self.graph)
+            self.meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(path))
+
+    def __call__(self, name, **inputs):
+        signature = self.meta_graph.signature_def[name]
+        outputs = sorted(signature.outputs)
+        options = config_pb2.CallableOptions(
+            feed=[signature.inputs[key].name for key in inputs], fetch=[signature.outputs[key].name for key in outputs]
+        )
+        run = self.session._make_callable_from_options(options)
+        return dict(zip(outputs, run(*inputs.values()), strict=True))
+
+
+@pytest.fixture(scope="module")
+def in_a_session(exported):
+    return InASession(exported)
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    return tf.saved_model.load(str(exported))
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(np.uint8(np.round(np.squeeze(image, -1) * 255))).save(file, "PNG")
+    return file.getvalue()
+
+
+def inputs_of(name, images):
+    if name == "certify_encoded":
+        return {"image_bytes": np.array([png(image) for image in images], object)}
+    radius = {"radius": np.full(len(images), 0.1, "float32")} if name == "certify_at" else {}
+    return {"images": images, **radius}
+
+
+def test_a_session_gives_the_classes_and_radii_of_the_live_model(classifier, in_a_session, images):
+    certificate, outputs = classifier.certify(images), in_a_session("certify", images=images)
+    assert_array_equal(outputs["class_ids"], certificate.class_ids)
+    assert_allclose(outputs["certified_radius"], certificate.certified_radius, rtol=0, atol=1e-5)
+    assert (outputs["certified_radius"] > 0).mean() > 0.5
+    assert_allclose(outputs["logits"], certificate.logits, rtol=0, atol=1e-5)
+    assert [name.decode() for name in outputs["class_names"]] == [str(i) for i in certificate.class_ids]
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_a_loaded_signature_and_a_session_give_the_same(in_a_session, loaded, images, name):
+    inputs = inputs_of(name, images)
+    by_session = in_a_session(name, **inputs)
+    by_load = loaded.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
+    assert set(by_session) == set(by_load)
+    for key, value in by_session.items():
+        assert_array_equal(value, by_load[key].numpy(), err_msg=key)
+
+
+def test_the_signatures_are_those_of_the_contract(in_a_session):
+    definitions = in_a_session.meta_graph.signature_def
+    assert {name for name in definitions if not name.startswith("__")} == set(SIGNATURES)
+    for name in SIGNATURES:
+        inputs = {"certify_encoded": {"image_bytes"}, "certify_at": {"images", "radius"}}.get(name, {"images"})
+        assert set(definitions[name].inputs) == inputs
+        assert definitions[name].method_name == "tensorflow/serving/predict"
+        for key, info in definitions[name].outputs.items():
+            assert not key.endswith("_bytes")
+            assert info.tensor_shape.dim[0].size == -1, (name, key)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_batches_of_every_size_are_answered(in_a_session, images, name, count):
+    outputs = in_a_session(name, **inputs_of(name, images[:count]))
+    assert {len(value) for value in outputs.values()} == {count}
+
+
+def test_answers_do_not_depend_on_the_batch_size_beyond_rounding(in_a_session, images):
+    together = in_a_session("certify", images=images)
+    for index in range(4):
+        alone = in_a_session("certify", images=images[index : index + 1])
+        assert alone["class_ids"] == together["class_ids"][index]
+        assert_allclose(alone["certified_radius"][0], together["certified_radius"][index], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in SIGNATURES if name != "certify_encoded"])
+@pytest.mark.parametrize("shape", [(4, 16, 1), (64, 1, 1), (9, 8, 1), (8, 8, 3), (64,)])
+def test_an_image_of_a_wrong_size_is_an_error_in_a_session(in_a_session, name, shape):
+    # [4, 16] has as many pixels as [8, 8]: without a check it would be classified and certified.
+    inputs = inputs_of(name, np.full((2, *shape), 0.5, "float32"))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        in_a_session(name, **inputs)
+
+
+@pytest.mark.parametrize("name", [name for name in SIGNATURES if name != "certify_encoded"])
+@pytest.mark.parametrize("shape", [(4, 16, 1), (9, 8, 1), (8, 8, 3)])
+def test_an_image_of_a_wrong_size_is_an_error_of_a_loaded_signature(loaded, name, shape):
+    inputs = inputs_of(name, np.full((2, *shape), 0.5, "float32"))
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+        loaded.signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
+
+
+def test_a_file_of_a_wrong_size_is_invalid_in_a_session(in_a_session, images):
+    files = np.array([png(images[0]), png(np.full((4, 16, 1), 0.5)), png(images[1])], object)
+    assert_array_equal(in_a_session("certify_encoded", image_bytes=files)["is_valid"], [True, False, True])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (31,), (32, 1)])
+def test_a_radius_of_a_wrong_shape_is_an_error_in_a_session(in_a_session, images, shape):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        in_a_session("certify_at", images=images, radius=np.full(shape, 0.1, "float32"))
+
+
+def test_an_invalid_image_is_masked_in_a_session_and_its_neighbors_stay_bit_for_bit(in_a_session, images):
+    bad = images.copy()
+    bad[5, 0, 0, 0], bad[9, 7, 7, 0] = np.nan, 1.5
+    before, after = in_a_session("certify", images=images), in_a_session("certify", images=bad)
+    good = ~np.isin(np.arange(32), [5, 9])
+    assert_array_equal(after["is_valid"], good)
+    for key in before:
+        assert_array_equal(after[key][good], before[key][good], err_msg=key)
+    assert_array_equal(after["class_ids"][~good], -1)
+    for key in ("certified_radius", "probabilities"):
+        assert_array_equal(after[key][~good], 0)
+
+
+def test_the_method_is_that_of_the_radii(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.Dense(2), clusters_per_class=5)
+    images = np.random.default_rng(0).uniform(0, 1, (200, 4, 4, 1)).astype("float32")
+    path = export_model(model, tmp_path, method="nearest")
+    outputs = InASession(path)("certify", images=images)
+    nearest, union = model.certify(images, method="nearest"), model.certify(images)
+    assert_allclose(outputs["certified_radius"], nearest.certified_radius, rtol=0, atol=1e-5)
+    assert (union.certified_radius > nearest.certified_radius + 1e-3).any()
+    assert json.loads((path / "assets.extra/model_card.json").read_text())["certificate"]["method"] == "nearest"
+
+
+def test_a_loaded_keras_file_exports_the_same(classifier, in_a_session, images, tmp_path):
+    classifier.save(tmp_path / "model.keras")
+    path = export_model(keras.saving.load_model(tmp_path / "model.keras"), tmp_path / "serving")
+    again, first = InASession(path)("certify", images=images), in_a_session("certify", images=images)
+    assert_array_equal(again["class_ids"], first["class_ids"])
+    assert_allclose(again["certified_radius"], first["certified_radius"], rtol=0, atol=1e-5)
+
+
+def test_exporting_leaves_the_model_as_it_was(classifier, images, tmp_path):
+    weights, before = classifier.get_weights(), classifier.certify(images)
+    export_model(classifier, tmp_path)
+    for ours, theirs in zip(classifier.get_weights(), weights, strict=True):
+        assert_array_equal(ours, theirs)
+    for key, value in dataclasses.asdict(before).items():
+        assert_array_equal(getattr(classifier.certify(images), key), value)
+
+
+def test_the_model_card_says_what_the_proof_rests_on(classifier, exported):
+    card = json.loads((exported / "assets.extra" / "model_card.json").read_text())
+    assert card.items() >= FACTS.items()
+    assert card["lipschitz_bound"] == classifier.certify(np.zeros((1, 8, 8, 1), "float32")).lipschitz_bound
+    assert 1 - 1e-4 < card["lipschitz_bound"] < 1 + 1e-4
+    bounds = [row["bound"] for row in card["lipschitz_table"]]
+    assert np.prod(bounds) == pytest.approx(card["lipschitz_bound"], rel=1e-6)
+    assert all(row["operation"] and row["how"] for row in card["lipschitz_table"])
+    assert "float32" in card["certificate"]["arithmetic"]
+    assert "TF32" in card["certificate"]["arithmetic"]
+    assert card["certificate"]["method"] == "union"
+    assert card["certificate"]["rounding_slack_subtracted"] is True
+    assert "decoded" in card["certificate"]["of_encoded_images"]
+    assert card["image_shape"] == [8, 8, 1]
+    assert card["class_names"] == list("0123456789")
+    assert card["versions"]["tensorflow"] == tf.__version__
+    assert card["versions"]["keras"] == keras.__version__
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(card["created"])
+    assert datetime.timedelta(seconds=-2) < age < datetime.timedelta(hours=1)
+
+
+def test_facts_cannot_talk_over_the_proof(classifier, tmp_path, fake_archive):
+    path = export_model(classifier, tmp_path, facts={"lipschitz_bound": 0.001, "data_set": "digits"})
+    card = json.loads((path / "assets.extra" / "model_card.json").read_text())
+    assert card["lipschitz_bound"] > 0.9
+
+
+class FakeArchive:
+    """Writes an empty file for a SavedModel at once; the tests of folders need no more."""
+
+    def track(self, resource):
+        pass
+
+    def add_endpoint(self, name, fn, input_signature=None):
+        pass
+
+    def write_out(self, filepath, verbose=True):
+        pathlib.Path(filepath, "saved_model.pb").touch()
+
+
+@pytest.fixture
+def fake_archive(monkeypatch):
+    monkeypatch.setattr(keras.export, "ExportArchive", FakeArchive)
+
+
+def test_versions_count_up_from_the_largest_that_is_there(classifier, tmp_path, fake_archive):
+    directory = tmp_path / "new" / "clustr"
+    assert export_model(classifier, directory) == directory / "1"
+    assert export_model(classifier, directory, version=7) == directory / "7"
+    assert export_model(classifier, directory, version=3) == directory / "3"
+    for name in ("notes", ".export-99-abc", "-12", "8.5"):
+        (directory / name).mkdir()
+    assert export_model(classifier, str(directory)) == directory / "8"
+    assert export_model(classifier, directory, version=10).name == "10"
+    assert export_model(classifier, directory).name == "11"
+
+
+def test_a_version_can_be_read_by_a_server_that_runs_as_another_user(exported):
+    for folder in (exported, exported / "variables", exported / "assets.extra"):
+        assert stat.S_IMODE(folder.stat().st_mode) & 0o055 == 0o055
+    for file in ("saved_model.pb", "assets.extra/model_card.json"):
+        assert stat.S_IMODE((exported / file).stat().st_mode) & 0o044 == 0o044
+
+
+def test_a_version_that_is_there_is_refused_and_left_alone(classifier, tmp_path):
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4" / "mine").write_text("kept")
+    with pytest.raises(ValueError, match="version 4 is there already"):
+        export_model(classifier, tmp_path, version=4)
+    assert (tmp_path / "4" / "mine").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["4"]
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, "2", True])
+def test_a_version_that_is_no_positive_integer_is_refused(classifier, tmp_path, fake_archive, version):
+    with pytest.raises(ValueError, match=f"version must be a positive integer; got {version!r}"):
+        export_model(classifier, tmp_path, version=version)
+    assert list(tmp_path.iterdir()) == []
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError("injected")
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("failure", [fail, interrupt])
+@pytest.mark.parametrize("where", ["add_endpoint", "write_out", "_model_card", "rename"])
+def test_a_failure_in_the_middle_leaves_nothing(classifier, tmp_path, fake_archive, where, failure):
+    owner = {"_model_card": export_module, "rename": os}.get(where, FakeArchive)
+    (tmp_path / "1").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, where, failure)
+        with pytest.raises((RuntimeError, KeyboardInterrupt)):
+            export_model(classifier, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert export_model(classifier, tmp_path).name == "2"
+
+
+def test_a_failure_after_the_model_was_written_leaves_nothing(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "_model_card", fail)
+    with pytest.raises(RuntimeError, match="injected"):
+        export_model(classifier, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_facts_that_no_card_can_hold_leave_nothing(classifier, tmp_path, fake_archive):
+    with pytest.raises(TypeError):
+        export_model(classifier, tmp_path, facts={"data_set": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_appears_meanwhile_is_not_overwritten(classifier, tmp_path, monkeypatch, fake_archive):
+    model_card = export_module._model_card
+
+    def slow_card(*args):
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "theirs").write_text("kept")
+        return model_card(*args)
+
+    monkeypatch.setattr(export_module, "_model_card", slow_card)
+    with pytest.raises(OSError, match="not empty"):
+        export_model(classifier, tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["1", "theirs"]
+
+
+def test_no_version_is_visible_before_it_is_whole(classifier, tmp_path, monkeypatch, fake_archive):
+    seen = []
+    rename = os.rename
+
+    def note(source, target):
+        seen.append([path.name for path in tmp_path.iterdir() if path.name.isdecimal()])
+        assert os.path.dirname(source) == os.path.dirname(target)
+        assert os.path.exists(os.path.join(source, "assets.extra", "model_card.json"))
+        assert os.path.exists(os.path.join(source, "saved_model.pb"))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", note)
+    export_model(classifier, tmp_path)
+    assert seen == [[]]
+
+
+def plain_classifier(input_shape, *layers, clusters_per_class=1):
+    inputs = outputs = keras.Input(input_shape)
+    for layer in layers:
+        outputs = layer(outputs)
+    return ClustrClassifier(keras.Model(inputs, outputs, name="my_backbone"), 3, clusters_per_class)
+
+
+def test_a_backbone_without_rounding_analysis_is_refused(tmp_path):
+    model = plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.Dense(5, activation="tanh"))
+    assert np.isfinite(model.certify(np.zeros((1, 4, 4, 1), "float32")).radius).all()
+    with pytest.raises(ValueError, match="'my_backbone' has a Lipschitz bound but no analysis"):
+        export_model(model, tmp_path / "clustr")
+    assert not (tmp_path / "clustr").exists()
+
+
+def test_a_backbone_without_a_bound_is_refused_and_its_operation_named(tmp_path):
+    model = plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.LayerNormalization(name="culprit"))
+    with pytest.raises(ValueError, match="culprit"):
+        export_model(model, tmp_path / "clustr")
+    assert not (tmp_path / "clustr").exists()
+
+
+def test_inputs_of_no_fixed_image_size_are_refused(tmp_path):
+    model = plain_classifier((16,), keras.layers.Dense(5))
+    with pytest.raises(ValueError, match="fixed input"):
+        export_model(model, tmp_path / "clustr")
+    assert not (tmp_path / "clustr").exists()
+
+
+def test_an_unknown_method_is_refused(classifier, tmp_path):
+    with pytest.raises(ValueError, match="method must be one of"):
+        export_model(classifier, tmp_path / "clustr", method="soft")
+    assert not (tmp_path / "clustr").exists()
+
+
+def test_color_images_that_are_higher_than_wide_are_exported(tmp_path):
+    model = plain_classifier((5, 3, 3), keras.layers.Flatten(), keras.layers.Dense(4))
+    run = InASession(export_model(model, tmp_path))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3, 3), dtype=np.uint8)
+    files = []
+    for image in pixels:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        files.append(file.getvalue())
+    outputs = run("certify_encoded", image_bytes=np.array(files, object))
+    certificate = model.certify(pixels.astype("float32") / 255)
+    assert outputs["is_valid"].all()
+    assert_array_equal(outputs["class_ids"], certificate.class_ids)
+    assert_allclose(outputs["certified_radius"], certificate.certified_radius, rtol=0, atol=1e-5)
