@@ -22,7 +22,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/results.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 # Remade when the dependencies change; otherwise an existing environment is used as it is.
 $(READY): pyproject.toml constraints.txt

@@ -6,6 +6,7 @@ model may hold is registered for deserialization as soon as Keras is there.
 
 import importlib
 import importlib.metadata
+import sys
 
 import wrapt
 
@@ -16,7 +17,7 @@ _HOMES = {
     "ClusterHead": "heads",
     "ClustrClassifier": "classifier",
 }
-_MODULES = ("attacks", "backbones", "certificates", "data", "evaluation", "lipschitz", "serving")
+_MODULES = ("attacks", "backbones", "certificates", "data", "evaluation", "lipschitz", "serving", "training")
 
 __all__ = [*_HOMES, *_MODULES]
 __version__ = importlib.metadata.version("clustr-keras")
@@ -34,7 +35,18 @@ def __dir__():
     return sorted([*globals(), *__all__])
 
 
-@wrapt.when_imported("keras")
-def _register_for_deserialization(_):
-    for module in ("classifier", "lipschitz", *sorted(set(_HOMES.values()))):
-        importlib.import_module(f"{__name__}.{module}")
+def _register_for_deserialization(imported):
+    """Imports everything that registers itself with Keras, once Keras is there.
+
+    Not while another module of ours is still being imported: half a module cannot be imported from. Its own end comes
+    here again.
+    """
+    modules = [(name, module) for name, module in list(sys.modules.items()) if module is not imported]
+    ours = [module for name, module in modules if name.startswith(f"{__name__}.")]
+    if "keras" in sys.modules and not any(getattr(module.__spec__, "_initializing", False) for module in ours):
+        for module in ("classifier", "lipschitz", *sorted(set(_HOMES.values()))):
+            importlib.import_module(f"{__name__}.{module}")
+
+
+for _name in ("keras", *(f"{__name__}.{module}" for module in (*_MODULES, *sorted(set(_HOMES.values()))))):
+    wrapt.register_post_import_hook(_register_for_deserialization, _name)

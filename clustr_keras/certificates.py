@@ -8,12 +8,23 @@ with the unit normal `n_ab` from `mu_b` to `mu_a` and the midpoint `m_ab`. It is
 centers `h := 0`. The right-hand form is the one computed, since it does not cancel.
 """
 
+import itertools
 import math
 
+import keras
+import numpy as np
 from keras import ops
 
 # Below this distance two centers count as coincident: the square of a smaller one leaves float32's range.
 COINCIDENT = 1e-15
+
+# The exact margin projects on this many rivals, tries all active sets up to this K, and sweeps so often beyond it.
+_PROJECTED_RIVALS = 8
+_ENUMERATED_CLUSTERS = 4
+_SWEEPS = 50
+
+# Up to so many classes the hyperplanes of all of them are made for a whole batch.
+_TABLED_CLASSES = 32
 
 # Hyperplanes of at most this many floats are held at a time.
 _CHUNK_FLOATS = 2**22
@@ -45,9 +56,9 @@ def nearest_radius(embeddings, centers, lipschitz=1.0):
     Reference:
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021, Theorem 1.
     """
-    embeddings, centers = as_geometry(embeddings, centers)
-    class_ids, cluster_ids = nearest_cluster(embeddings, centers)
-    return ops.maximum(nearest_margin(embeddings, centers, class_ids, cluster_ids), 0.0) / lipschitz
+    embeddings, centers, dtype = _as_wide_geometry(embeddings, centers)
+    class_ids, _ = nearest_cluster(embeddings, centers)
+    return _rounded_down(nearest_margin(embeddings, centers, class_ids), lipschitz, dtype)
 
 
 def union_radius(embeddings, centers, lipschitz=1.0):
@@ -76,25 +87,143 @@ def union_radius(embeddings, centers, lipschitz=1.0):
     Reference:
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021, Theorem 1, for one class against one center.
     """
-    embeddings, centers = as_geometry(embeddings, centers)
+    embeddings, centers, dtype = _as_wide_geometry(embeddings, centers)
     class_ids, _ = nearest_cluster(embeddings, centers)
-    return ops.maximum(union_margin(embeddings, centers, class_ids), 0.0) / lipschitz
+    return _rounded_down(union_margin(embeddings, centers, class_ids), lipschitz, dtype)
 
 
-def nearest_margin(embeddings, centers, class_ids, cluster_ids, coincident=COINCIDENT):
-    """`min_{b not in c} h_ab(z)` for a given center `a` of class `c` per example, in embedding units, `[B]`."""
+def exact_radius(embeddings, centers, lipschitz=1.0):
+    """Distance to the region of the other classes.
+
+    `r = min_{b not in c} dist(z, {w : h_ab(w) <= 0 for all a in c}) / L`, with `c` the class of the center nearest to
+    `z`: the set is where `b` is at least as near as every center of `c`. With the normals `n_ab` of the bisecting
+    hyperplanes, every `l >= 0` bounds the distance from below by `(l . h) / ||sum_a l_a n_ab||`, the distance to the
+    half-space that `l` combines from them; the largest such bound is the distance itself (duality). For K <= 4 all
+    sets of active hyperplanes are tried, for larger K coordinate ascent makes 50 sweeps. The rivals with the smallest
+    union value are projected on; the next union value bounds the rest.
+
+    Never smaller than `union_radius`; minus a bound on its own rounding elsewhere. For an isometric embedding
+    some perturbation of that norm does change the class. The gradient is that of the bound at the best `l`.
+
+    Args:
+        embeddings: Floats `[B, D]`.
+        centers: Floats `[C, K, D]`, K centers for each of C classes.
+        lipschitz: Proved upper bound of the embedding's l_2 Lipschitz constant.
+
+    Returns:
+        Floats `[B]`, in input units. Infinite for C = 1: there is no other class.
+
+    Raises:
+        ValueError: If the shapes are not `[B, D]` and `[C, K, D]`.
+
+    Example:
+
+    >>> exact_radius([[0.0, 0.0]], [[[-1.0, 1.0], [1.0, 1.0]], [[0.0, 3.0], [0.0, -9.0]]])
+    [2.0]  # union_radius gives 1.34
+
+    Reference:
+        Boyd and Vandenberghe, Convex Optimization, section 8.1, for projections and their dual.
+    """
+    embeddings, centers, dtype = _as_wide_geometry(embeddings, centers)
+    class_ids, _ = nearest_cluster(embeddings, centers)
+    return _rounded_down(exact_margin(embeddings, centers, class_ids), lipschitz, dtype)
+
+
+def soft_radius(embeddings, centers, lipschitz=1.0, variance=1.0):
+    """Distance within which the class that scores highest by all its clusters keeps doing so.
+
+    With `score_c = logsumexp_k(-||z - mu_ck||^2 / (2 s^2))` and `c` the class of the largest score,
+    `r = min_j (score_c - score_j) s^2 / (max_{k,l} ||mu_ck - mu_jl|| L)`: the gradient of a score is a mean of
+    `(mu_k - z) / s^2`, so that of a difference of two is at most the largest distance of their centers over `s^2`.
+    It is about the *soft* class, which may differ from that of the nearest center.
+
+    Args:
+        embeddings: Floats `[B, D]`.
+        centers: Floats `[C, K, D]`, K centers for each of C classes.
+        lipschitz: Proved upper bound of the embedding's l_2 Lipschitz constant.
+        variance: Positive `s^2`, one for all clusters: a number, or an array of equal ones.
+
+    Returns:
+        Floats `[B]`, in input units and real arithmetic. Infinite for C = 1: there is no other class.
+
+    Raises:
+        ValueError: If the shapes are not `[B, D]` and `[C, K, D]`, or the variances differ: with unequal variances
+            the difference of two scores is not Lipschitz, and no such bound exists.
+
+    Example:
+
+    >>> soft_radius([[0.0, 1.0]], [[[0.0, 0.0]], [[4.0, 0.0]]])
+    [2.0]
+    """
+    variance = shared_variance(variance)
+    embeddings, centers, dtype = _as_wide_geometry(embeddings, centers)
+    num_classes = centers.shape[0]
+    scores = soft_scores(embeddings, centers, variance)
+    is_winner = ops.one_hot(ops.argmax(scores, axis=-1), num_classes, dtype="bool")
+    lead = ops.max(scores, axis=-1, keepdims=True) - scores
+    gaps = _largest_gaps(centers)  # [C, C]
+    # Where all centers of two classes coincide the scores are equal, and the lead is 0.
+    gaps = ops.take(ops.where(gaps > 0.0, gaps, 1.0), ops.argmax(scores, axis=-1), axis=0)
+    margins = ops.where(is_winner, float("inf"), lead * variance / gaps)
+    return _rounded_down(ops.min(margins, axis=-1), lipschitz, dtype)
+
+
+def soft_scores(embeddings, centers, variance):
+    """`logsumexp_k(-||z - mu_ck||^2 / (2 s^2))`, floats `[B, C]`."""
+    return ops.logsumexp(-squared_distances(embeddings, centers) / (2.0 * variance), axis=-1)
+
+
+def nearest_margin(embeddings, centers, class_ids, slack=0.0, coincident=COINCIDENT):
+    """`min_{b not in c} h_ab(z) - slack` for the center `a` of class `c` nearest to `z`, `[B]`, in embedding units."""
+    distances = squared_distances(embeddings, centers)
+    own = ops.take_along_axis(distances, ops.cast(class_ids, "int32")[:, None, None], axis=1)[:, 0]
+    chosen = ops.one_hot(ops.argmin(own, axis=-1), centers.shape[1], dtype="bool")[:, :, None]
     h = signed_distances(embeddings, centers, class_ids, coincident)
-    chosen = ops.one_hot(cluster_ids, centers.shape[1], dtype="bool")[:, :, None]
-    return ops.min(ops.where(chosen, h, float("inf")), axis=(1, 2))
+    return ops.min(ops.where(chosen, h, float("inf")), axis=(1, 2)) - slack
 
 
-def union_margin(embeddings, centers, class_ids, coincident=COINCIDENT):
-    """`min_{b not in c} max_{a in c} h_ab(z)` for a given class `c` per example, in embedding units, `[B]`.
+def union_margin(embeddings, centers, class_ids, slack=0.0, coincident=COINCIDENT):
+    """`min_{b not in c} max_{a in c} h_ab(z) - slack` for a given class `c` per example, `[B]`, in embedding units.
 
     Negative where another class is nearer.
     """
     h = signed_distances(embeddings, centers, class_ids, coincident)
-    return ops.min(ops.max(h, axis=1), axis=-1)
+    return ops.min(ops.max(h, axis=1), axis=-1) - slack
+
+
+def exact_margin(embeddings, centers, class_ids, slack=0.0, coincident=COINCIDENT):
+    """Distance of `z` to where some `b` not in `c` has `h_ab <= slack` for all `a` in `c`, `[B]`, in embedding units.
+
+    A lower bound of it in floating point; and the union margin where that is not positive.
+    """
+    num_classes, clusters, dim = centers.shape
+    slack = ops.reshape(ops.broadcast_to(ops.cast(slack, embeddings.dtype), ops.shape(embeddings)[:1]), (-1, 1, 1))
+    h = signed_distances(embeddings, centers, class_ids, coincident) - slack  # [B, K, C*K]
+    union = ops.max(h, axis=1)
+    if num_classes == 1 or clusters == 1:
+        return ops.min(union, axis=-1)
+    rivals = min(_PROJECTED_RIVALS, (num_classes - 1) * clusters)
+    # One more than is projected on: the smallest value of the rest.
+    smallest, indices = ops.top_k(-ops.stop_gradient(union), rivals + 1)
+    of_rest, indices = -smallest[:, -1], indices[:, :-1]
+    gram = _normal_products(centers, class_ids, indices, coincident)  # [B, T, K, K]
+    h = ops.transpose(ops.take_along_axis(h, indices[:, None, :], axis=-1), (0, 2, 1))  # [B, T, K]
+    error = signed_distance_error(_size(embeddings, centers), dim, unit_roundoff(embeddings.dtype))
+    weights = _best_weights(ops.stop_gradient(gram), ops.stop_gradient(h), ops.stop_gradient(error), dim)
+    projected = _half_space_distance(weights, gram, h, error, dim)
+    margins = ops.maximum(projected, ops.max(h, axis=-1))
+    return ops.minimum(ops.min(margins, axis=-1), of_rest)
+
+
+def signed_distance_error(size, dim, unit_roundoff):
+    """Bound on the error of a computed `h_ab`, with `size` at least `||z - mean|| + max ||mu - mean||`.
+
+    The normal is off by at most `gamma_(D+4)` in norm (its difference of centers is exact up to one rounding, whatever
+    they have in common), the centered embedding and the midpoint by 2 roundings relative to `size`, the inner products
+    by `gamma_D` of the norms of their factors: together less than `gamma_(3D+32) size`.
+    """
+    operations = (3 * dim + 32) * unit_roundoff
+    return operations / (1.0 - operations) * size
 
 
 def distance_logits(embeddings, centers):
@@ -175,6 +304,10 @@ def signed_distances(embeddings, centers, class_ids, coincident=COINCIDENT):
         Floats `[B, K, C*K]`; infinite where `b` belongs to the class itself.
     """
     num_classes, clusters, dim = centers.shape
+    if num_classes <= _TABLED_CLASSES:
+        # Against all hyperplanes at once, in one matrix product: they do not depend on the example.
+        h = _signed_distances_by_class(embeddings, centers, ops.arange(num_classes), coincident)
+        return ops.take_along_axis(h, ops.cast(class_ids, "int32")[:, None, None, None], axis=1)[:, 0]
     mean = _mean(centers)
     rivals = ops.reshape(centers, (-1, dim))
     rival_classes = ops.arange(num_classes * clusters) // clusters
@@ -203,6 +336,146 @@ def as_geometry(embeddings, centers):
     return embeddings, centers
 
 
+def widest_float():
+    """The widest type of floats that the backend computes in without further ado."""
+    return "float32" if keras.backend.backend() == "jax" else "float64"
+
+
+def unit_roundoff(dtype):
+    """Half the distance from 1 to the next float of a type."""
+    return 2.0**-53 if keras.backend.standardize_dtype(dtype) == "float64" else 2.0**-24
+
+
+def _as_wide_geometry(embeddings, centers):
+    """`as_geometry`, in float64 where there is one; and the type that the result goes back to."""
+    embeddings, centers = as_geometry(embeddings, centers)
+    dtype = keras.backend.standardize_dtype(embeddings.dtype)
+    return ops.cast(embeddings, widest_float()), ops.cast(centers, widest_float()), dtype
+
+
+def _rounded_down(margin, lipschitz, dtype):
+    """The radius of a margin, never negative; rounded towards 0 where the type of the result is narrower."""
+    radius = ops.maximum(margin, 0.0) / lipschitz
+    narrower = unit_roundoff(dtype) > unit_roundoff(margin.dtype)
+    return ops.cast(radius * (1.0 - 2.0**-23 if narrower else 1.0), dtype)
+
+
+def shared_variance(variance):
+    """The one variance of all clusters, as a float.
+
+    Raises:
+        ValueError: If variances differ, or one is not positive and finite.
+    """
+    values = np.asarray(ops.convert_to_numpy(variance) if ops.is_tensor(variance) else variance, "float64")
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError("variance must be positive and finite.")
+    if values.min() != values.max():
+        raise ValueError(
+            f"soft_radius needs one variance for all clusters; got values from {values.min():g} to {values.max():g}. "
+            "With unequal variances there is no such bound: share one, or use the class of the nearest center."
+        )
+    return float(values.flat[0])
+
+
+def _largest_gaps(centers):
+    """`max_{k,l} ||mu_ck - mu_jl||`, `[C, C]`, a class at a time."""
+
+    def of_class(own):
+        return ops.max(ops.norm(own[:, None, None, :] - centers, axis=-1), axis=(0, 2))
+
+    return ops.map(of_class, centers)
+
+
+def _size(embeddings, centers):
+    mean = _mean(centers)
+    return ops.norm(embeddings - mean, axis=-1, keepdims=True) + ops.max(ops.norm(centers - mean, axis=-1))
+
+
+def _half_space_distance(weights, gram, h, error, dim):
+    """`(l . h) / ||sum_a l_a n_a||` for weights `l` that sum to 1, minus its own rounding; `gram` holds `n_a . n_b`."""
+    clusters = h.shape[-1]
+    gamma = 2.0 * (dim + 2 * clusters + 16) * unit_roundoff(h.dtype)
+    numerator = ops.sum(weights * h, axis=-1) - error - gamma * ops.sum(weights * ops.abs(h), axis=-1)
+    # Sums over K <= a handful, written out: a product of such small matrices would take longer.
+    columns = [weights[..., k] for k in range(clusters)]
+    terms = (gram[..., i, j] * columns[i] * columns[j] for i in range(clusters) for j in range(clusters))
+    square = gamma + sum(terms)
+    return numerator / ops.sqrt(ops.maximum(square, gamma)) * (1.0 - gamma)
+
+
+def _best_weights(gram, h, error, dim):
+    """Weights `l >= 0` that sum to 1, `[B, T, K]`, with the largest half-space distance found."""
+    if h.shape[-1] <= _ENUMERATED_CLUSTERS:
+        candidates = _active_set_weights(gram, h)  # [S, B, T, K]
+    else:
+        candidates = _ascended_weights(gram, h)[None]
+    total = ops.sum(candidates, axis=-1, keepdims=True)
+    candidates = candidates / ops.where(total > 0.0, total, 1.0)
+    distances = _half_space_distance(candidates, gram, h, error, dim)
+    best = ops.one_hot(ops.argmax(distances, axis=0), candidates.shape[0], axis=0, dtype=h.dtype)
+    return ops.sum(best[..., None] * candidates, axis=0)
+
+
+def _active_set_weights(gram, h):
+    """Solutions of `G_S l_S = h_S` for all sets S of at least two clusters, negative ones cut off."""
+    clusters = h.shape[-1]
+    columns = [h[..., k] for k in range(clusters)]
+    candidates = []
+    for size in range(2, clusters + 1):
+        for active in itertools.combinations(range(clusters), size):
+            solution = _solve([[gram[..., i, j] for j in active] for i in active], [columns[i] for i in active])
+            spread = [solution[active.index(k)] if k in active else ops.zeros_like(h[..., 0]) for k in range(clusters)]
+            candidates.append(ops.stack(spread, axis=-1))
+    return ops.maximum(ops.stack(candidates), 0.0)
+
+
+def _solve(matrix, right):
+    """Elimination for a small positive definite system of tensors; near-singular ones give something finite."""
+    size = len(right)
+    matrix, right = [list(row) for row in matrix], list(right)
+    for i in range(size):
+        matrix[i][i] = ops.maximum(matrix[i][i], 1e-9 if unit_roundoff(right[0].dtype) < 1e-9 else 1e-5)
+        for j in range(i + 1, size):
+            factor = matrix[j][i] / matrix[i][i]
+            right[j] = right[j] - factor * right[i]
+            for k in range(i + 1, size):
+                matrix[j][k] = matrix[j][k] - factor * matrix[i][k]
+    for i in reversed(range(size)):
+        for k in range(i + 1, size):
+            right[i] = right[i] - matrix[i][k] * right[k]
+        right[i] = right[i] / matrix[i][i]
+    return right
+
+
+def _ascended_weights(gram, h):
+    """Coordinate ascent on the dual `l . h - l^T G l / 2`, `l >= 0`."""
+    clusters = h.shape[-1]
+
+    def sweep(_, weights):
+        for k in range(clusters):
+            others = ops.sum(gram[..., k, :] * weights, axis=-1) - gram[..., k, k] * weights[..., k]
+            of_k = ops.maximum(h[..., k] - others, 0.0)[..., None]
+            weights = ops.where(ops.arange(clusters) == k, of_k, weights)
+        return weights
+
+    return ops.fori_loop(0, _SWEEPS, sweep, ops.zeros_like(h))
+
+
+def _normal_products(centers, class_ids, rivals, coincident):
+    """`n_ab . n_a'b` for the centers `a`, `a'` of one class per example and T rivals `b` each, `[B, T, K, K]`."""
+    num_classes, clusters, dim = centers.shape
+    flat = ops.reshape(centers, (-1, dim))
+    if num_classes <= _TABLED_CLASSES:
+        normals, _ = _hyperplanes(centers[:, None], flat[:, None], _mean(centers), coincident)  # [C, C*K, K, D]
+        table = ops.reshape(ops.matmul(normals, ops.swapaxes(normals, -1, -2)), (-1, clusters, clusters))
+        pairs = ops.cast(class_ids, "int32")[:, None] * (num_classes * clusters) + ops.cast(rivals, "int32")
+        return ops.take(table, pairs, axis=0)
+    own = ops.take(centers, class_ids, axis=0)[:, None]  # [B, 1, K, D]
+    rival = ops.take(flat, rivals, axis=0)[:, :, None]  # [B, T, 1, D]
+    normals, _ = _hyperplanes(own, rival, _mean(centers), coincident)
+    return ops.matmul(normals, ops.swapaxes(normals, -1, -2))
+
+
 def _is_small(shape):
     """Whether a tensor of this shape may be made for each example of a batch at a time."""
     return math.prod(shape) <= _CHUNK_FLOATS // 64
@@ -221,12 +494,13 @@ def _hyperplanes(own, rival, mean, coincident=COINCIDENT):
     return normals, 0.5 * ((own - mean) + (rival - mean))
 
 
-def _signed_distances_by_class(embeddings, centers, class_ids):
+def _signed_distances_by_class(embeddings, centers, class_ids, coincident=COINCIDENT):
     """`h_ab(z)`, `[B, n, K, C*K]`, of `n` classes for all examples; infinite where `b` is of the class itself."""
     num_classes, clusters, dim = centers.shape
     mean = _mean(centers)
     own = ops.take(centers, class_ids, axis=0)[:, :, None, :]
-    normals, midpoints = _hyperplanes(own, ops.reshape(centers, (-1, dim)), mean)  # [n, K, C*K, D]
+    rivals = ops.reshape(centers, (-1, dim))
+    normals, midpoints = _hyperplanes(own, rivals, mean, coincident)  # [n, K, C*K, D]
     offsets = ops.sum(normals * midpoints, axis=-1)
     products = ops.matmul(embeddings - mean, ops.transpose(ops.reshape(normals, (-1, dim))))
     h = ops.reshape(products, (-1, *offsets.shape)) - offsets

@@ -17,6 +17,7 @@ from clustr_keras.lipschitz import (
     is_one_lipschitz_by_construction,
 )
 from clustr_keras.lipschitz.arithmetic import is_ieee_float32
+from clustr_keras.lipschitz.blocked import blocked
 from clustr_keras.losses import CertifiedMarginLoss
 
 
@@ -73,9 +74,12 @@ class Certificate:
 
 @dataclasses.dataclass
 class _Proof:
-    """The condensed backbone, its bound, and what was built on them. Not a dict: Keras would track, and save, that."""
+    """The backbone as it is deployed, its bound, and what was built on them.
 
-    plain: keras.Model
+    Not a dict or a list: Keras would track, and save, that.
+    """
+
+    deployed: keras.Model
     bound: LipschitzBound
     fingerprint: np.ndarray
     certifiers: dict = dataclasses.field(default_factory=dict)
@@ -196,13 +200,15 @@ class ClustrClassifier(keras.Model):
         """Computes the embeddings `[B, D]` of images, as a NumPy array."""
         return self.backbone.predict(images, batch_size=batch_size, verbose=verbose)
 
-    def certify(self, images, method="union", batch_size=256, verbose=0):
+    def certify(self, images, method=None, batch_size=256, verbose=0):
         """Classifies images and proves how far each may move before its class can change.
 
         Args:
             images: Floats `[B, H, W, C]` in [0, 1], or any data set of such that `predict` takes. Arrays are checked;
                 an image of a data set that is not finite gets radius 0.
-            method: `"union"` or `"nearest"`, see `clustr_keras.certificates`.
+            method: `"nearest"`, `"union"`, `"exact"` or `"soft"`, see `clustr_keras.certificates`. The default is
+                `"exact"` for 1 < K <= 4, else `"union"`, which for K = 1 is exact as well. With `"soft"` the class is
+                that of the largest soft score (see `soft_radius`), and no radius is certified.
             batch_size: Integer.
             verbose: As for `predict`.
 
@@ -233,16 +239,19 @@ class ClustrClassifier(keras.Model):
             lipschitz_bound=certifier.bound.value,
         )
 
-    def certifier(self, method="union"):
+    def certifier(self, method=None):
         """The deployed form of this model, a `Certifier` on condensed weights; made afresh when weights changed."""
+        if method is None:
+            method = "exact" if 1 < self.clusters_per_class <= 4 else "union"
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}; got {method!r}.")
         self.prove_bound()
         if not np.isfinite(keras.ops.convert_to_numpy(self.head.centers)).all():
             raise ValueError("the cluster centers hold a NaN or an infinity; nothing can be certified.")
-        key = (method, is_ieee_float32())
+        variance = keras.ops.convert_to_numpy(self.head.variance).tobytes() if method == "soft" else None
+        key = (method, is_ieee_float32(), variance)
         if key not in self._proof.certifiers:
-            self._proof.certifiers[key] = Certifier(self._proof.plain, self.head, self._proof.bound, method)
+            self._proof.certifiers[key] = Certifier(self._proof.deployed, self.head, self._proof.bound, method)
         return self._proof.certifiers[key]
 
     def prove_bound(self):
@@ -258,8 +267,8 @@ class ClustrClassifier(keras.Model):
         """
         current = fingerprint(self.backbone)
         if self._proof is None or not np.array_equal(current, self._proof.fingerprint):
-            plain = condense(self.backbone)
-            self._proof = _Proof(plain, bound(plain), current)
+            deployed = blocked(condense(self.backbone))
+            self._proof = _Proof(deployed, bound(deployed), current)
         if not self._is_fitting:
             self.head.set_lipschitz(self._proof.bound.value, current)
         return self._proof.bound.value

@@ -1,4 +1,4 @@
-"""`clustr`: train, certify, export, serve and query from the shell."""
+"""`clustr`: train, certify, audit, export, serve and query from the shell."""
 
 import csv
 import dataclasses
@@ -87,7 +87,7 @@ def certify(
     model: ModelOption,
     data: DataOption = "digits",
     examples: ExamplesOption = None,
-    method: Annotated[str, typer.Option(help="union or nearest.")] = "union",
+    method: Annotated[str | None, typer.Option(help="nearest, union or exact; the best that fits by default.")] = None,
     output: Annotated[pathlib.Path | None, typer.Option(help="CSV file, a row for each image.")] = None,
 ):
     """Classify the test images and prove how far each may move."""
@@ -107,6 +107,26 @@ def certify(
             writer.writerows([index, *row] for index, row in enumerate(rows))
         say(f"Wrote {output}.")
     say(f"{len(x_test)} images: {_accuracies(certificate, y_test)}.")
+
+
+@app.command()
+def audit(
+    model: ModelOption,
+    data: DataOption = "digits",
+    examples: ExamplesOption = None,
+    reach: Annotated[bool, typer.Option("--reach", help="Also measure how near the smallest flips come.")] = False,
+    output: Annotated[pathlib.Path, typer.Option(help="Folder for figures and counterexamples.")] = pathlib.Path(
+        "runs/audit"
+    ),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Attack every test image inside its certified radius; exit status 1 if any certificate is refuted."""
+    from clustr_keras.evaluation.audit_run import run_audit
+
+    _, (x_test, _), _ = _load(data)
+    audited = run_audit(_load_classifier(model), x_test[:examples], output, with_reach=reach, seed=seed)
+    if len(audited.violations):
+        raise typer.Exit(1)
 
 
 @app.command()

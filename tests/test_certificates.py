@@ -3,12 +3,21 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import nnls
+from scipy.special import logsumexp
 
 from clustr_keras import certificates
-from clustr_keras.certificates import distance_logits, nearest_radius, squared_distances, union_radius
+from clustr_keras.certificates import (
+    distance_logits,
+    exact_radius,
+    nearest_radius,
+    soft_radius,
+    squared_distances,
+    union_radius,
+)
 
 
 def clouds(max_classes=6, max_clusters=4, max_dim=8, batch=4):
@@ -211,3 +220,142 @@ def test_a_thousand_classes_fit():
 def test_wrong_shapes_are_named(shapes):
     with pytest.raises(ValueError, match=r"must be \[B, D\] and centers \[C, K, D\]"):
         nearest_radius(np.zeros(shapes[0]), np.zeros(shapes[1]))
+
+
+def distance_to_rival_cells(z, centers):
+    """Independent: least distance programming by non-negative least squares, rival by rival."""
+    winner = ((z - centers) ** 2).sum(-1).min(-1).argmin()
+    own, best = centers[winner], np.inf
+    for rival in np.delete(centers, winner, axis=0).reshape(-1, len(z)):
+        gaps = own - rival
+        lengths = np.linalg.norm(gaps, axis=-1)
+        h = (gaps * (z - (own + rival) / 2)).sum(-1) / lengths
+        if (h <= 0).all():
+            return 0.0
+        # min ||x|| subject to n_a . x <= -h_a, by Lawson and Hanson's reduction.
+        matrix = np.vstack([-(gaps / lengths[:, None]).T, h])
+        target = np.zeros(len(z) + 1)
+        target[-1] = 1.0
+        residual = matrix @ nnls(matrix, target, maxiter=1000)[0] - target
+        best = min(best, np.linalg.norm(residual[:-1] / residual[-1]))
+    return best
+
+
+def are_apart(centers):
+    flat = centers.reshape(-1, centers.shape[-1])
+    gaps = np.linalg.norm(flat[:, None] - flat, axis=-1)
+    return (gaps + np.eye(len(flat)) * gaps.max()).min() >= 1e-3 * gaps.max()
+
+
+@given(clouds(batch=8))
+@settings(max_examples=300)
+def test_exact_radius_is_the_distance_to_the_rivals_cells(cloud):
+    z, centers = cloud
+    assume(are_apart(centers))
+    nearest, union, exact = (np.asarray(radius(z, centers)) for radius in (nearest_radius, union_radius, exact_radius))
+    assert (nearest <= union).all()
+    assert (union <= exact).all()
+    truth = np.array([distance_to_rival_cells(point, centers) for point in z])
+    assert (exact <= truth * (1 + 1e-6) + 1e-12).all()
+    assert (exact >= truth * (1 - 1e-4)).all()
+
+
+@given(clouds(batch=8))
+@settings(max_examples=300)
+def test_exact_radius_in_float32_never_exceeds_the_truth(cloud):
+    z, centers = (array.astype("float32") for array in cloud)
+    assume(are_apart(centers))
+    exact = np.asarray(exact_radius(z, centers))
+    assert exact.dtype == np.float32
+    truth = np.array([distance_to_rival_cells(*(a.astype("float64") for a in (point, centers))) for point in z])
+    assert (exact <= truth * (1 + 1e-12)).all()
+    assert_allclose(exact, truth, rtol=1e-4, atol=1e-6)
+
+
+@given(clouds(max_classes=3, max_dim=4, batch=4), st.integers(5, 7))
+@settings(max_examples=30)
+def test_more_than_four_clusters_are_swept(cloud, clusters):
+    z, centers = cloud
+    rng = np.random.default_rng(0)
+    centers = np.concatenate(
+        [centers, rng.normal(size=(len(centers), clusters - centers.shape[1], z.shape[1]))], axis=1
+    )
+    assume(are_apart(centers))
+    union, exact = np.asarray(union_radius(z, centers)), np.asarray(exact_radius(z, centers))
+    truth = np.array([distance_to_rival_cells(point, centers) for point in z])
+    assert (union <= exact).all()
+    assert (exact <= truth * (1 + 1e-6) + 1e-12).all()
+
+
+def test_exact_radius_of_a_wedge_is_known():
+    # Two own centers above, a rival far above them: the way leads around both hyperplanes to their intersection.
+    centers = np.array([[[-1.0, 1.0], [1.0, 1.0]], [[0.0, 3.0], [0.0, -9.0]]])
+    z = np.array([[0.0, 0.0]])
+    assert_allclose(exact_radius(z, centers), [distance_to_rival_cells(z[0], centers)], rtol=1e-9)
+    assert np.asarray(exact_radius(z, centers)) > 1.1 * np.asarray(union_radius(z, centers))
+
+
+def test_rivals_beyond_those_projected_on_are_bounded_from_below():
+    rng = np.random.default_rng(0)
+    z, centers = rng.normal(size=(20, 3)), rng.normal(size=(30, 3, 3))
+    truth = np.array([distance_to_rival_cells(point, centers) for point in z])
+    exact = np.asarray(exact_radius(z, centers))
+    assert (exact <= truth * (1 + 1e-9)).all()
+    assert (exact >= np.asarray(union_radius(z, centers))).all()
+
+
+def test_the_gradient_of_the_exact_radius_agrees_with_finite_differences():
+    tf = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(3)
+    z, centers = rng.normal(size=(6, 4)), rng.normal(size=(4, 3, 4))
+    variable = tf.Variable(z)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(exact_radius(variable, centers))
+    gradient = tape.gradient(total, variable).numpy()
+    # Away from kinks the radius changes at rate 1 per unit along its gradient.
+    assert_allclose(np.linalg.norm(gradient, axis=-1), 1.0, rtol=1e-5)
+    for row in range(6):
+        step = np.zeros_like(z)
+        step[row, 1] = 1e-6
+        slope = (np.sum(exact_radius(z + step, centers)) - np.sum(exact_radius(z - step, centers))) / 2e-6
+        assert_allclose(gradient[row, 1], slope, rtol=1e-4, atol=1e-6)
+
+
+def soft_class(points, centers, variance):
+    squared = ((points[:, None, None] - centers) ** 2).sum(-1)
+    return logsumexp(-squared / (2 * variance), axis=-1).argmax(-1)
+
+
+@given(clouds(), st.floats(0.05, 20.0), st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_no_point_inside_the_soft_radius_has_another_soft_class(cloud, variance, seed):
+    z, centers = cloud
+    radius = np.asarray(soft_radius(z, centers, variance=variance))
+    directions = np.random.default_rng(seed).normal(size=(100, *z.shape))
+    directions = np.concatenate([directions, (centers[:, :, None] - z).reshape(-1, *z.shape)])
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    moved = z + 0.999999 * radius[:, None] * directions
+    classes = soft_class(moved.reshape(-1, z.shape[1]), centers, variance).reshape(len(directions), -1)
+    assert (classes == soft_class(z, centers, variance)).all()
+
+
+def test_soft_radius_is_tight_for_two_single_centers():
+    assert_allclose(soft_radius([[0.0, 1.0]], [[[0.0, 0.0]], [[4.0, 0.0]]], variance=3.0), [2.0], rtol=1e-6)
+    assert_allclose(soft_radius([[0.0, 1.0]], [[[0.0, 0.0]], [[4.0, 0.0]]], lipschitz=4.0), [0.5], rtol=1e-6)
+
+
+def test_soft_radius_refuses_unequal_variances():
+    with pytest.raises(ValueError, match="one variance for all clusters; got values from 1 to 2"):
+        soft_radius(np.zeros((1, 2)), np.ones((2, 1, 2)), variance=[[1.0], [2.0]])
+    with pytest.raises(ValueError, match="must be positive"):
+        soft_radius(np.zeros((1, 2)), np.ones((2, 1, 2)), variance=0.0)
+
+
+@pytest.mark.parametrize("radius", [exact_radius, soft_radius])
+def test_degenerate_centers_give_zero_or_infinity_and_never_nan(radius):
+    z = np.array([[0.3, 0.4]])
+    assert np.isposinf(radius(z, np.ones((1, 2, 2)))).all()
+    coincident = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    assert_allclose(radius(z, coincident), [0.0], atol=1e-12)
+    twins = np.array([[[1.0, 0.0], [1.0, 0.0]], [[-1.0, 0.0], [-1.0, 0.0]]])
+    assert_allclose(radius(z, twins), [0.3], rtol=1e-6)

@@ -311,3 +311,45 @@ def test_a_backbone_that_is_not_built_or_not_flat_is_refused():
         ClustrClassifier(keras.Sequential([keras.layers.Dense(3)]), 10)
     with pytest.raises(ValueError, match=r"takes embeddings \[B, D\]"):
         ClustrClassifier(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Dense(3)]), 10)
+
+
+def test_the_default_method_is_exact_where_it_pays(small):
+    images, _ = small
+    for clusters, method in ((1, "union"), (2, "exact"), (4, "exact"), (5, "union")):
+        model = new_classifier(clusters_per_class=clusters)
+        assert model.certifier().method == method
+        by_default, by_name = model.certify(images), model.certify(images, method=method)
+        assert_array_equal(by_default.certified_radius, by_name.certified_radius)
+
+
+def test_the_radii_are_ordered_by_method(small):
+    images, _ = small
+    # Centers at random embeddings in few dimensions: many clusters share a border with the nearest rival.
+    model = new_classifier(widths=(32, 3), clusters_per_class=3)
+    rng = np.random.default_rng(0)
+    model.head.centers.assign(model.embed(images)[rng.permutation(200)[:30]].reshape(10, 3, 3))
+    nearest, union, exact = (model.certify(images, method=name) for name in ("nearest", "union", "exact"))
+    for lower, upper in ((nearest, union), (union, exact)):
+        assert (lower.radius <= upper.radius * (1 + 1e-6)).all()
+        assert (lower.certified_radius <= upper.certified_radius + 1e-5).all()
+        assert (upper.radius > lower.radius + 1e-4).any()
+        assert_array_equal(lower.class_ids, upper.class_ids)
+
+
+def test_soft_gives_the_soft_class_and_certifies_nothing(small):
+    images, _ = small
+    model = new_classifier(clusters_per_class=3)
+    rng = np.random.default_rng(0)
+    model.head.centers.assign(model.embed(images)[rng.permutation(200)[:30]].reshape(10, 3, 16))
+    model.head.variance.assign(np.full((10, 3), 4.0))
+    soft = model.certify(images, method="soft")
+    squared = ((model.embed(images)[:, None, None].astype("float64") - np.asarray(model.head.centers)) ** 2).sum(-1)
+    assert_array_equal(soft.class_ids, np.exp(-squared / 8.0).sum(-1).argmax(-1))
+    assert (soft.class_ids != model.certify(images).class_ids).any()
+    assert soft.certified_radius is None
+    assert (soft.radius > 0).all()
+    model.head.variance.assign(np.full((10, 3), 0.1))
+    assert not np.array_equal(model.certify(images, method="soft").radius, soft.radius)
+    model.head.variance.assign(np.linspace(1.0, 2.0, 30).reshape(10, 3))
+    with pytest.raises(ValueError, match=r"one variance for all clusters; got values from 1 to 2"):
+        model.certify(images, method="soft")

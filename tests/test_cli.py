@@ -1,4 +1,6 @@
 import csv
+import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -63,6 +65,52 @@ def test_serve_and_query_over_both_protocols(trained):
     assert "certified radius" in answers[0][1]
 
 
+def test_audit_finds_no_violation_and_says_how_far_the_attacks_reach(trained):
+    arguments = ("audit", "--model", "model.keras", "--examples", 24, "--reach", "--output", "audited", "--seed", 3)
+    code, out, err = clustr(*arguments, cwd=trained)
+    assert (code, err) == (0, "")
+    assert "0 of 24 examples" in out
+    assert [path.name for path in (trained / "audited").iterdir()] == ["results.json"]
+    results = json.loads((trained / "audited" / "results.json").read_text())
+    assert (results["examples"], results["violations"], results["records"], results["seed"]) == (24, 0, [], 3)
+    assert [attack.split()[0] for attack in results["attacks"]] == ["PGD", "bisector", "Carlini-Wagner", "smallest"]
+    assert results["reach"]["flips_found"] == 24
+    assert results["reach"]["ratio_below_1"] == 0
+    assert 1.0 <= results["reach"]["ratio_quantiles"]["0.5"] < 2.0
+
+
+def test_audit_of_false_certificates_saves_counterexamples_and_exits_with_1(trained, monkeypatch, capsys):
+    from clustr_keras import cli
+    from clustr_keras.classifier import ClustrClassifier
+
+    certify = ClustrClassifier.certify
+
+    def claim_too_much(self, *args, **kwargs):
+        certificate = certify(self, *args, **kwargs)
+        return dataclasses.replace(certificate, certified_radius=6 * certificate.certified_radius)
+
+    monkeypatch.setattr(ClustrClassifier, "certify", claim_too_much)
+    monkeypatch.chdir(trained)
+    (trained / "refuted").mkdir()
+    (trained / "refuted" / "counterexample-99.npz").write_text("of an earlier audit")
+    arguments = ["audit", "--model", "model.keras", "--examples", "4", "--output", "refuted"]
+    monkeypatch.setattr(sys, "argv", ["clustr", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    out = " ".join(capsys.readouterr().out.split())
+    results = json.loads((trained / "refuted" / "results.json").read_text())
+    saved = sorted((trained / "refuted").glob("*.npz"))
+    assert len(saved) == results["violations"] == len(results["records"]) > 0
+    for record in results["records"]:
+        path = trained / "refuted" / f"counterexample-{record['index']}.npz"
+        assert f"refuted/{path.name}" in out
+        with np.load(path) as counterexample:
+            gap = counterexample["adversarial"].astype("float64") - counterexample["image"].astype("float64")
+            assert np.linalg.norm(gap) == pytest.approx(record["distance"], rel=1e-12)
+            assert record["distance"] < record["certified_radius"] == counterexample["certified_radius"]
+
+
 def test_errors_are_one_line_and_exit_status_2(trained):
     (trained / "other.keras").write_text("not a model")
     for arguments, message in (
@@ -71,6 +119,7 @@ def test_errors_are_one_line_and_exit_status_2(trained):
         (("train", "--output", "model.h5"), r"must be a \.keras file"),
         (("serve", "nowhere"), "nowhere"),
         (("certify", "--model", "other.keras"), "other.keras"),
+        (("audit", "--model", "other.keras"), "other.keras"),
         (("query", "--target", "http://127.0.0.1:1"), "UNAVAILABLE"),
     ):
         code, out, err = clustr(*arguments, cwd=trained)
@@ -82,5 +131,5 @@ def test_errors_are_one_line_and_exit_status_2(trained):
 def test_help_names_every_command():
     code, out, _ = clustr("--help", cwd=os.getcwd())
     assert code == 0
-    for command in ("demo", "train", "certify", "export", "serve", "query"):
+    for command in ("demo", "train", "certify", "audit", "export", "serve", "query"):
         assert f" {command} " in out

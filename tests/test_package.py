@@ -26,6 +26,15 @@ def test_importing_the_package_imports_neither_keras_nor_tensorflow():
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("module", ["lipschitz", "heads", "training", "evaluation", "lipschitz.bounds", "certificates"])
+def test_every_module_can_be_the_first_import(module):
+    done = run(
+        f"import clustr_keras.{module}, keras; "
+        "print(keras.saving.get_registered_object('clustr_keras>ClustrClassifier').__name__)"
+    )
+    assert done.stdout.strip() == "ClustrClassifier", done.stderr
+
+
 @pytest.mark.parametrize("order", ["import clustr_keras, keras", "import keras, clustr_keras"])
 def test_a_saved_model_loads_whichever_import_comes_first(order, classifier, tmp_path):
     classifier.save(tmp_path / "model.keras")

@@ -1,7 +1,21 @@
 """Attacks that search for inputs with another answer."""
 
+from clustr_keras.attacks.bisector import BisectorAttack
+from clustr_keras.attacks.boundary_walk import ClearFlips, slide_flips
+from clustr_keras.attacks.carlini_wagner import CarliniWagner
 from clustr_keras.attacks.line_search import shrink_flips
 from clustr_keras.attacks.losses import margin
 from clustr_keras.attacks.pgd import AttackResult, ProjectedGradientDescent
+from clustr_keras.attacks.subset import OnSubset
 
-__all__ = ["AttackResult", "ProjectedGradientDescent", "margin", "shrink_flips"]
+__all__ = [
+    "AttackResult",
+    "BisectorAttack",
+    "CarliniWagner",
+    "ClearFlips",
+    "OnSubset",
+    "ProjectedGradientDescent",
+    "margin",
+    "shrink_flips",
+    "slide_flips",
+]

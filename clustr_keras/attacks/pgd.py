@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
 
+from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, inner_radius
 from clustr_keras.attacks.losses import margin
-from clustr_keras.data.checks import check_images
 
 NORMS = {"l_inf": np.inf, "l_2": 2}
 
@@ -83,6 +83,10 @@ class ProjectedGradientDescent:
         """What reports call this attack."""
         return f"PGD {self.norm}, {self.steps} steps x {self.restarts} restarts"
 
+    def attempts(self, count):
+        """What `progress` counts up to for `count` images."""
+        return self.restarts * count
+
     def __call__(self, images, labels, eps, progress=None):
         """Attacks images.
 
@@ -99,14 +103,7 @@ class ProjectedGradientDescent:
             ValueError: If images leave [0, 1], labels do not fit them, an eps is negative or not finite, or the
                 attacked model gives logits that are not finite.
         """
-        images = np.asarray(images, "float32")
-        labels = np.asarray(labels, "int64").reshape(-1)
-        check_images(images)
-        if len(labels) != len(images):
-            raise ValueError(f"there must be one label for each image; got {len(labels)} labels, {len(images)} images.")
-        eps = np.broadcast_to(np.asarray(eps, "float64"), labels.shape)
-        if not (np.isfinite(eps) & (eps >= 0)).all():
-            raise ValueError(f"eps must be finite and at least 0; got {eps[~(np.isfinite(eps) & (eps >= 0))][0]}.")
+        images, labels, eps = checked_arguments(images, labels, eps)
         best, best_loss, best_class = images.copy(), np.full(len(images), -np.inf), labels.copy()
         is_flipped = np.zeros(len(images), bool)
         for restart in range(self.restarts):
@@ -114,8 +111,7 @@ class ProjectedGradientDescent:
             for start in range(0, len(left), self.batch_size):
                 rows = left[start : start + self.batch_size]
                 adversarial, loss, class_ids = self._attack_rows(images, labels, eps, rows, restart)
-                if not np.isfinite(loss).all():
-                    raise ValueError("the attacked model gives logits that are not finite; nothing follows from them.")
+                check_loss(loss)
                 flips = (class_ids != labels[rows]) & (self._distance(adversarial, images[rows]) <= eps[rows])
                 better = flips | (loss > best_loss[rows])
                 best[rows[better]], best_loss[rows[better]] = adversarial[better], loss[better]
@@ -132,9 +128,7 @@ class ProjectedGradientDescent:
         filled = np.resize(rows, self.batch_size)
         x = images[filled]
         shape = (-1, *[1] * (x.ndim - 1))
-        # x + eta is rounded to float32: the ball is made smaller by what that may add.
-        dim = x[0].size if self.norm == "l_2" else 1
-        inner = np.maximum(eps[filled] * (1.0 - 1e-6) - 2.0**-24 * np.sqrt(dim), 0.0)
+        inner = inner_radius(eps[filled], x[0].size if self.norm == "l_2" else 1)
         step = 2.5 * eps[filled] / self.steps if self.step_size is None else np.full(len(filled), self.step_size)
         outputs = self._run(
             tf.constant(x),
@@ -176,5 +170,4 @@ class ProjectedGradientDescent:
         return tf.map_fn(of_row, rows, fn_output_signature=tf.float32)
 
     def _distance(self, adversarial, images):
-        difference = (adversarial.astype("float64") - images.astype("float64")).reshape(len(images), -1)
-        return np.linalg.norm(difference, ord=NORMS[self.norm], axis=-1)
+        return distances(adversarial, images, NORMS[self.norm])

@@ -3,9 +3,32 @@
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
-from clustr_keras.attacks import ProjectedGradientDescent
+from clustr_keras.attacks import BisectorAttack, CarliniWagner, OnSubset, ProjectedGradientDescent
+from clustr_keras.attacks.arguments import distances
 from clustr_keras.data.checks import check_images
+
+
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """A flip inside a certified radius.
+
+    Args:
+        index: Integer, of the example.
+        distance: Float, l_2 norm of the difference, recomputed in float64 from the float32 images.
+        certified_radius: Float, what was claimed.
+        class_before: Integer, the class of the example.
+        class_after: Integer, that of the counterexample.
+        attack: Name of the attack that found it.
+    """
+
+    index: int
+    distance: float
+    certified_radius: float
+    class_before: int
+    class_after: int
+    attack: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,35 +37,61 @@ class AuditResult:
 
     Args:
         examples: Integer, number of examples audited.
-        attacks: Names of the attacks that were run on each of them.
-        violations: Ints, the indices of examples with a flip inside their certified radius. There must be none.
-        counterexamples: float32 images `[violations, H, W, C]`, those flips.
+        attacks: Names of the attacks that were run on them.
+        violations: int64, the indices of examples with a flip inside their certified radius. There must be none.
+        counterexamples: float32 images `[violations, H, W, C]`, for each the smallest of those flips.
+        records: A `Violation` for each.
     """
 
     examples: int
     attacks: tuple[str, ...]
     violations: np.ndarray
     counterexamples: np.ndarray
+    records: tuple[Violation, ...]
 
     def as_dict(self):
         """The counts, ready for JSON."""
         return {"examples": self.examples, "attacks": list(self.attacks), "violations": len(self.violations)}
 
+    def save_counterexamples(self, images, folder):
+        """Writes `counterexample-<index>.npz` for each violation, and removes those of an earlier audit.
 
-def audit(model, images, attacks=None, batch_size=256, progress=None):
+        Each holds `image`, `adversarial`, `distance`, `certified_radius`, `class_before` and `class_after`.
+
+        Args:
+            images: The images that were audited.
+            folder: `pathlib.Path`, made if need be.
+
+        Returns:
+            The paths.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("counterexample-*.npz"):
+            old.unlink()
+        paths = []
+        for record, adversarial in zip(self.records, self.counterexamples, strict=True):
+            paths.append(folder / f"counterexample-{record.index}.npz")
+            fields = dataclasses.asdict(record)
+            image = np.asarray(images[record.index], "float32")
+            np.savez(paths[-1], image=image, adversarial=adversarial, **fields)
+        return paths
+
+
+def audit(model, data, attacks=None, batch_size=256, subset=64, seed=0, progress=None):
     """Attacks every example just inside its certified radius.
 
     A violation is an image whose deployed class differs from that of the original while the l_2 norm of the difference,
     recomputed in float64 from the float32 images, is below the certified radius. One is enough to refute the
-    certificate; none proves nothing, but is what a right certificate shows however strong the attacks are. Examples
-    with a radius of 0 claim nothing and hold trivially.
+    certificate; none proves nothing, but is what a right certificate shows however strong the attacks are. How strong
+    they are, `reach` shows. Examples with a radius of 0 claim nothing and hold trivially.
 
     Args:
         model: `ClustrClassifier`.
-        images: Floats `[B, H, W, C]` in [0, 1].
-        attacks: Attacks in l_2 on `model.certifier().deployed_logits`; PGD with 40 steps from 5 starts by default.
-        batch_size: Integer, of the default attack.
-        progress: Function of the attempts that are over, out of `B * restarts` of each attack.
+        data: Floats `[B, H, W, C]` in [0, 1], or a `tf.data.Dataset` of batches of images or (images, labels).
+        attacks: Attacks in l_2 on `model.certifier().deployed_logits`; those of `default_attacks` if there are none
+            given.
+        batch_size, subset, seed: Integers, of the default attacks.
+        progress: Function of the attempts that are over, out of the sum of `attempts(B)` over the attacks.
 
     Returns:
         An `AuditResult`.
@@ -56,32 +105,94 @@ def audit(model, images, attacks=None, batch_size=256, progress=None):
     >>> len(audit(model, x_test).violations)
     0
     """
-    images = np.asarray(images, "float32")
-    check_images(images, model.backbone.input_shape[1:])
+    images = as_images(model, data)
     certificate = model.certify(images)
     if certificate.certified_radius is None:
         raise ValueError("the model has no certified radius to audit: its backbone has no rounding analysis.")
-    if attacks is None:
-        logits = model.certifier().deployed_logits
-        attacks = [ProjectedGradientDescent(logits, "l_2", steps=40, restarts=5, batch_size=batch_size)]
-    if not attacks:
-        raise ValueError("an audit without attacks shows nothing; pass at least one attack.")
-    if any(attack.norm != "l_2" for attack in attacks):
-        raise ValueError("certified radii are l_2, so the attacks of an audit must be too.")
+    attacks = default_attacks(model, batch_size, subset, seed) if attacks is None else attacks
+    check_attacks(attacks)
     radius = certificate.certified_radius.astype("float64")
-    counterexamples = {}
+    smallest, counterexamples = {}, {}
+    over = 0
     for attack in attacks:
-        result = attack(images, certificate.class_ids, radius, progress=progress)
-        for index in np.flatnonzero(result.is_flipped & (result.distance < radius)):
+        done = [0]
+
+        def report(attempts, done=done, over=over):
+            done[0] = attempts
+            if progress is not None:
+                progress(over + attempts)
+
+        result = attack(images, certificate.class_ids, radius, progress=report)
+        over += done[0]
+        distance = distances(result.adversarial, images)
+        for index in np.flatnonzero(result.is_flipped & (distance < radius)).tolist():
+            if index in smallest and smallest[index].distance <= distance[index]:
+                continue
             # The flip must stand in the model that made the certificate, at its own batch size.
-            if model.certify(result.adversarial[index : index + 1]).class_ids[0] != certificate.class_ids[index]:
-                counterexamples.setdefault(int(index), result.adversarial[index])
-    violations = sorted(counterexamples)
+            after = int(model.certify(result.adversarial[index : index + 1]).class_ids[0])
+            before = int(certificate.class_ids[index])
+            if after != before:
+                smallest[index] = Violation(
+                    index, float(distance[index]), float(radius[index]), before, after, attack.name
+                )
+                counterexamples[index] = result.adversarial[index]
+    violations = sorted(smallest)
+    flips = np.reshape([counterexamples[index] for index in violations], (-1, *images.shape[1:]))
     return AuditResult(
         examples=len(images),
         attacks=tuple(attack.name for attack in attacks),
         violations=np.array(violations, dtype="int64"),
-        counterexamples=np.reshape([counterexamples[index] for index in violations], (-1, *images.shape[1:])).astype(
-            "float32"
-        ),
+        counterexamples=flips.astype("float32"),
+        records=tuple(smallest[index] for index in violations),
     )
+
+
+def default_attacks(model, batch_size=256, subset=64, seed=0):
+    """The attacks of an audit: PGD with restarts, the bisector attack, and Carlini-Wagner on a random subset.
+
+    Args:
+        model: `ClustrClassifier`.
+        batch_size: Integer.
+        subset: Integer, number of examples for Carlini-Wagner.
+        seed: Integer, of the subset and of PGD's starts.
+
+    Returns:
+        A list of attacks in l_2 on the deployed logits.
+    """
+    certifier = model.certifier()
+    logits = certifier.deployed_logits
+    return [
+        ProjectedGradientDescent(logits, "l_2", steps=40, restarts=5, batch_size=batch_size, seed=seed),
+        BisectorAttack(certifier, batch_size=batch_size),
+        OnSubset(CarliniWagner(logits, batch_size=min(batch_size, subset)), subset, seed),
+    ]
+
+
+def check_attacks(attacks):
+    """Refuses a list of attacks that shows nothing about l_2 radii."""
+    if not attacks:
+        raise ValueError("an audit without attacks shows nothing; pass at least one attack.")
+    if any(attack.norm != "l_2" for attack in attacks):
+        raise ValueError("certified radii are l_2, so the attacks of an audit must be too.")
+
+
+def as_images(model, data):
+    """float32 images `[B, H, W, C]` of an array or a data set, checked against the model's input.
+
+    Args:
+        model: `ClustrClassifier`.
+        data: Array, or a `tf.data.Dataset` of batches of images or of tuples that begin with them.
+
+    Raises:
+        ValueError: If they are no images of the model's shape in [0, 1], or there are none.
+    """
+    if isinstance(data, tf.data.Dataset):
+        batches = [np.asarray(batch[0] if isinstance(batch, tuple) else batch) for batch in data]
+        if not batches:
+            raise ValueError("the data set is empty; expected at least one batch of images.")
+        data = np.concatenate(batches)
+    images = np.asarray(data)
+    if np.issubdtype(images.dtype, np.floating):
+        images = images.astype("float32")
+    check_images(images, model.backbone.input_shape[1:])
+    return images

@@ -22,12 +22,15 @@ def condense(model):
     """
 
     def copy(layer):
-        if hasattr(layer, "condensed"):
-            return layer.condensed()
-        copied = layer.__class__.from_config(layer.get_config())
-        if layer.weights:
-            copied.build_from_config(layer.get_build_config())
-            copied.set_weights(layer.get_weights())
-        return copied
+        return layer.condensed() if hasattr(layer, "condensed") else copy_layer(layer)
 
     return keras.models.clone_model(model, clone_function=copy, recursive=True)
+
+
+def copy_layer(layer):
+    """A layer of the same class with the same configuration and weights."""
+    copied = layer.__class__.from_config(layer.get_config())
+    if layer.weights:
+        copied.build_from_config(layer.get_build_config())
+        copied.set_weights(layer.get_weights())
+    return copied

@@ -22,6 +22,7 @@ class Call:
         inputs: Values of the tensors it takes, in order.
         args, kwargs: All its arguments, those values included.
         output_shape: Shape of what it returns, `None` for what is not known.
+        input_shapes: Shapes of the tensors it takes, in order.
     """
 
     operation: typing.Any
@@ -29,47 +30,92 @@ class Call:
     args: tuple = ()
     kwargs: dict = dataclasses.field(default_factory=dict)
     output_shape: tuple | None = None
+    input_shapes: tuple = ()
 
 
-def interpret(model, value, apply, is_leaf=lambda operation: False):
+def interpret(model, value, apply, is_leaf=lambda operation: False, input_shape=None):
     """Carries an abstract value through a model, operation by operation.
 
     Walks operations, not layers: calls of `keras.ops` are in the graph as well. Nested models are walked in place, a
-    layer that is used twice is visited twice, and each model begins with its input layer, which may cast.
+    layer that is used twice is visited twice, and each model begins with its input layer, which may cast. Shapes are
+    those of this use: a nested model made for any size sees the size that it gets here.
 
     Args:
         model: A functional or Sequential `keras.Model` with one input and one output.
         value: What stands for the input; not a list, tuple or dict.
         apply: Function from a `Call` to the value of its output.
         is_leaf: Function that says of a nested model whether it is one operation, not to be walked.
+        input_shape: Shape of the model's input, batch axis included, where the model itself leaves it open.
 
     Returns:
         The value of the model's output.
 
     Raises:
-        UnknownBoundError: If the model is a subclassed one, is not built, or has several inputs or outputs.
+        UnknownBoundError: If the model is a subclassed one, is not built, has several inputs or outputs, or calls a
+            layer in training mode.
+        ValueError: If `input_shape` contradicts the model.
 
     Example:
 
     >>> interpret(model, 0, lambda call: call.inputs[0] + 1)  # the depth of a chain, its input included
     4
     """
+    return _walk(model, value, apply, is_leaf, input_shape)[0]
+
+
+def _walk(model, value, apply, is_leaf, input_shape):
     graph = _graph_of(model)
     entry = graph.inputs[0]
-    values = {id(entry): apply(Call(entry._keras_history.operation, (value,), (value,), {}, entry.shape))}
+    shape = _more_precise(model, tuple(entry.shape), input_shape)
+    shapes = {id(entry): shape}
+    values = {id(entry): apply(Call(entry._keras_history.operation, (value,), (value,), {}, shape, (shape,)))}
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
             if node.is_input or id(node.outputs[0]) in values:
                 continue
+            _refuse_training_mode(node)
             inputs = tuple(values[id(tensor)] for tensor in node.input_tensors)
+            input_shapes = tuple(shapes[id(tensor)] for tensor in node.input_tensors)
             operation = node.operation
             if isinstance(operation, keras.Model) and not is_leaf(operation):
-                result = interpret(operation, inputs[0], apply, is_leaf)
+                result, output_shape = _walk(operation, inputs[0], apply, is_leaf, input_shapes[0])
+                output_shapes = [output_shape]
             else:
                 args, kwargs = node.arguments.fill_in(values)
-                result = apply(Call(operation, inputs, tuple(args), kwargs, node.outputs[0].shape))
-            values[id(node.outputs[0])] = result
-    return values[id(graph.outputs[0])]
+                output_shapes = _output_shapes(node, input_shapes)
+                result = apply(Call(operation, inputs, tuple(args), kwargs, output_shapes[0], input_shapes))
+            for output, output_shape in zip(node.outputs, output_shapes, strict=True):
+                values[id(output)] = result
+                shapes[id(output)] = output_shape
+    return values[id(graph.outputs[0])], shapes[id(graph.outputs[0])]
+
+
+def _more_precise(model, shape, given):
+    if given is None:
+        return shape
+    if len(given) != len(shape) or any(None not in (a, b) and a != b for a, b in zip(shape, given, strict=True)):
+        raise ValueError(f"{model.name!r} takes inputs of shape {shape}, batch axis first; got {tuple(given)}.")
+    return tuple(a if b is None else b for a, b in zip(shape, given, strict=True))
+
+
+def _output_shapes(node, input_shapes):
+    """Of one call, given the shapes that its inputs have in this walk."""
+    if all(tuple(t.shape) == shape for t, shape in zip(node.input_tensors, input_shapes, strict=True)):
+        return [tuple(output.shape) for output in node.outputs]
+    stand_ins = {
+        id(tensor): keras.KerasTensor(shape, tensor.dtype)
+        for tensor, shape in zip(node.input_tensors, input_shapes, strict=True)
+    }
+    args, kwargs = node.arguments.fill_in(stand_ins)
+    return [tuple(output.shape) for output in keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))]
+
+
+def _refuse_training_mode(node):
+    if node.arguments.kwargs.get("training"):
+        raise UnknownBoundError(
+            f"{type(node.operation).__name__} {node.operation.name!r} is called with training=True, where its output "
+            "depends on the batch or on chance. Call it without, so that it runs as at inference."
+        )
 
 
 def _graph_of(model):

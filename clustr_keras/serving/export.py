@@ -15,7 +15,7 @@ from clustr_keras.serving.signatures import Signatures
 MODEL_CARD = "assets.extra/model_card.json"
 
 
-def export_model(model, directory, version=None, method="union", facts=None, max_pixels=2**24):
+def export_model(model, directory, version=None, method=None, facts=None, max_pixels=2**24):
     """Exports a classifier to `directory/<version>/` for TensorFlow Serving.
 
     The SavedModel holds condensed float32 kernels and the signatures `serving_default`, `certify`, `certify_at`,
@@ -26,7 +26,7 @@ def export_model(model, directory, version=None, method="union", facts=None, max
         model: `ClustrClassifier` with a proved bound and a rounding analysis.
         directory: Folder of the model, which holds the version folders.
         version: Positive integer; one more than the largest present by default.
-        method: `"union"` or `"nearest"`, how radii are computed.
+        method: How radii are computed, see `ClustrClassifier.certify`.
         facts: Dict that goes into the model card, for example the data set and accuracies.
         max_pixels: Largest number of pixels that an encoded image may declare.
 
@@ -47,6 +47,8 @@ def export_model(model, directory, version=None, method="union", facts=None, max
         raise ValueError(
             f"an export needs a backbone with a fixed input [B, H, W, C]; got {model.backbone.input_shape}."
         )
+    if method == "soft":
+        raise ValueError("the radius of soft scores is not certified in float32; export with another method.")
     certifier = model.certifier(method)
     if not certifier.has_rounding_analysis:
         raise ValueError(

@@ -137,7 +137,7 @@ def test_a_registered_layer_counts(monkeypatch):
         def call(self, inputs):
             return 3.0 * inputs
 
-    monkeypatch.setattr("clustr_keras.lipschitz.bounds._REGISTRY", dict(lipschitz.bounds._REGISTRY))
+    monkeypatch.setattr("clustr_keras.lipschitz.registry._REGISTRY", dict(lipschitz.registry._REGISTRY))
     lipschitz.register(Tripled)(lambda call: lipschitz.LayerBound(3.0, "a factor"))
     assert lipschitz.bound(chain(Tripled())).value == 3.0
     assert not lipschitz.is_one_lipschitz_by_construction(chain(Tripled()))
@@ -240,7 +240,7 @@ def test_a_registered_model_is_one_operation(monkeypatch):
         def call(self, x):
             return 0.5 * x
 
-    monkeypatch.setattr("clustr_keras.lipschitz.bounds._REGISTRY", dict(lipschitz.bounds._REGISTRY))
+    monkeypatch.setattr("clustr_keras.lipschitz.registry._REGISTRY", dict(lipschitz.registry._REGISTRY))
     lipschitz.register(Halving)(lambda call: lipschitz.LayerBound(0.5, "half"))
     inputs = keras.Input((8,))
     assert lipschitz.bound(Halving()).value == 0.5

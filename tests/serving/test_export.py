@@ -204,7 +204,7 @@ def test_the_model_card_says_what_the_proof_rests_on(classifier, exported):
     assert all(row["operation"] and row["how"] for row in card["lipschitz_table"])
     assert "float32" in card["certificate"]["arithmetic"]
     assert "TF32" in card["certificate"]["arithmetic"]
-    assert card["certificate"]["method"] == "union"
+    assert card["certificate"]["method"] == "exact"
     assert card["certificate"]["rounding_slack_subtracted"] is True
     assert "decoded" in card["certificate"]["of_encoded_images"]
     assert card["image_shape"] == [8, 8, 1]
@@ -367,9 +367,10 @@ def test_inputs_of_no_fixed_image_size_are_refused(tmp_path):
     assert not (tmp_path / "clustr").exists()
 
 
-def test_an_unknown_method_is_refused(classifier, tmp_path):
-    with pytest.raises(ValueError, match="method must be one of"):
-        export_model(classifier, tmp_path / "clustr", method="soft")
+@pytest.mark.parametrize(("method", "message"), [("best", "method must be one of"), ("soft", "soft scores")])
+def test_an_unknown_or_uncertified_method_is_refused(classifier, tmp_path, method, message):
+    with pytest.raises(ValueError, match=message):
+        export_model(classifier, tmp_path / "clustr", method=method)
     assert not (tmp_path / "clustr").exists()
 
 

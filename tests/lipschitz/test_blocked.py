@@ -1,0 +1,59 @@
+import keras
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from clustr_keras import lipschitz
+from clustr_keras.backbones import lipschitz_mlp
+from clustr_keras.lipschitz.blocked import BlockedDense, block_length, blocked
+
+
+def dense(rows, columns, **kwargs):
+    layer = keras.layers.Dense(columns, kernel_initializer="random_normal", bias_initializer="random_normal", **kwargs)
+    layer.build((None, rows))
+    return layer
+
+
+@pytest.mark.parametrize("rows", [33, 64, 100, 784])
+@pytest.mark.parametrize("arguments", [{}, {"activation": "relu"}, {"use_bias": False}])
+def test_outputs_are_those_of_the_dense_layer(rows, arguments):
+    layer = dense(rows, 20, **arguments)
+    x = np.random.default_rng(0).normal(size=(50, rows)).astype("float32")
+    assert_allclose(BlockedDense(layer)(x), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [100, 784])
+def test_float32_evaluation_stays_within_a_bound_that_is_several_times_sharper(rows):
+    layer = dense(rows, 64)
+    short = BlockedDense(layer)
+    ours, plain = lipschitz.bound(short), lipschitz.bound(layer)
+    assert_allclose(ours.value, plain.value, rtol=1e-6)
+    assert ours.rounding_slope < 0.25 * plain.rounding_slope
+    # Terms of one size and alternating signs round as much as any.
+    rng = np.random.default_rng(0)
+    x = (rng.uniform(0.5, 1.0, size=(100, rows)) * np.where(np.arange(rows) % 2, 1, -1)).astype("float32")
+    exact = x.astype("float64") @ np.asarray(layer.kernel, "float64") + np.asarray(layer.bias, "float64")
+    error = np.linalg.norm(np.asarray(short(x)) - exact, axis=-1)
+    assert (error <= ours.rounding_slope * np.linalg.norm(x, axis=-1) + ours.rounding_intercept).all()
+
+
+def test_every_block_is_used():
+    for length in (33, 64, 100, 784, 5000):
+        block = block_length(length)
+        assert block % 8 == 0
+        assert block + -(-length // block) < 4 * np.sqrt(length) + 8
+
+
+def test_a_network_is_copied_with_its_long_sums_cut():
+    plain = lipschitz.condense(lipschitz_mlp((12, 12, 1), (64, 32, 8)))
+    short = blocked(plain)
+    kinds = [type(layer).__name__ for layer in short.layers]
+    assert kinds == ["InputLayer", "Flatten", "BlockedDense", "MaxMin", "BlockedDense", "MaxMin", "Dense"]
+    x = np.random.default_rng(0).uniform(size=(9, 12, 12, 1)).astype("float32")
+    assert_allclose(short(x), plain(x), atol=1e-5)
+
+
+def test_what_cannot_be_cut_stays_as_it_is():
+    inputs = keras.Input((50, 40))
+    model = keras.Model(inputs, keras.layers.Dense(4, activation="tanh")(keras.layers.Dense(50)(inputs)))
+    assert not any(isinstance(layer, BlockedDense) for layer in blocked(model).layers)
