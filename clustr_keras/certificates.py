@@ -20,7 +20,7 @@ COINCIDENT = 1e-15
 
 # The exact margin projects on this many rivals, tries all active sets up to this K, and sweeps so often beyond it.
 _PROJECTED_RIVALS = 8
-_ENUMERATED_CLUSTERS = 4
+ENUMERATED_CLUSTERS = 4
 _SWEEPS = 50
 
 # Up to so many classes the hyperplanes of all of them are made for a whole batch.
@@ -173,46 +173,53 @@ def soft_scores(embeddings, centers, variance):
     return ops.logsumexp(-squared_distances(embeddings, centers) / (2.0 * variance), axis=-1)
 
 
-def nearest_margin(embeddings, centers, class_ids, slack=0.0, coincident=COINCIDENT):
-    """`min_{b not in c} h_ab(z) - slack` for the center `a` of class `c` nearest to `z`, `[B]`, in embedding units."""
+def nearest_margin(embeddings, centers, class_ids):
+    """`min_{b not in c} h_ab(z)` for the center `a` of class `c` nearest to `z`, `[B]`, in embedding units."""
     distances = squared_distances(embeddings, centers)
     own = ops.take_along_axis(distances, ops.cast(class_ids, "int32")[:, None, None], axis=1)[:, 0]
     chosen = ops.one_hot(ops.argmin(own, axis=-1), centers.shape[1], dtype="bool")[:, :, None]
-    h = signed_distances(embeddings, centers, class_ids, coincident)
-    return ops.min(ops.where(chosen, h, float("inf")), axis=(1, 2)) - slack
+    h = signed_distances(embeddings, centers, class_ids)
+    return ops.min(ops.where(chosen, h, float("inf")), axis=(1, 2))
 
 
-def union_margin(embeddings, centers, class_ids, slack=0.0, coincident=COINCIDENT):
-    """`min_{b not in c} max_{a in c} h_ab(z) - slack` for a given class `c` per example, `[B]`, in embedding units.
+def union_margin(embeddings, centers, class_ids):
+    """`min_{b not in c} max_{a in c} h_ab(z)` for a given class `c` per example, `[B]`, in embedding units.
 
     Negative where another class is nearer.
     """
-    h = signed_distances(embeddings, centers, class_ids, coincident)
-    return ops.min(ops.max(h, axis=1), axis=-1) - slack
+    return ops.min(ops.max(signed_distances(embeddings, centers, class_ids), axis=1), axis=-1)
 
 
-def exact_margin(embeddings, centers, class_ids, slack=0.0, coincident=COINCIDENT):
-    """Distance of `z` to where some `b` not in `c` has `h_ab <= slack` for all `a` in `c`, `[B]`, in embedding units.
+def exact_margin(embeddings, centers, class_ids):
+    """Distance of `z` to where some `b` not in `c` has `h_ab <= 0` for all `a` in `c`, `[B]`, in embedding units.
 
-    A lower bound of it in floating point; and the union margin where that is not positive.
+    A lower bound of it in floating point, never below the union margin.
     """
     num_classes, clusters, dim = centers.shape
-    slack = ops.reshape(ops.broadcast_to(ops.cast(slack, embeddings.dtype), ops.shape(embeddings)[:1]), (-1, 1, 1))
-    h = signed_distances(embeddings, centers, class_ids, coincident) - slack  # [B, K, C*K]
+    h = signed_distances(embeddings, centers, class_ids)  # [B, K, C*K]
     union = ops.max(h, axis=1)
     if num_classes == 1 or clusters == 1:
         return ops.min(union, axis=-1)
-    rivals = min(_PROJECTED_RIVALS, (num_classes - 1) * clusters)
-    # One more than is projected on: the smallest value of the rest.
-    smallest, indices = ops.top_k(-ops.stop_gradient(union), rivals + 1)
-    of_rest, indices = -smallest[:, -1], indices[:, :-1]
-    gram = _normal_products(centers, class_ids, indices, coincident)  # [B, T, K, K]
-    h = ops.transpose(ops.take_along_axis(h, indices[:, None, :], axis=-1), (0, 2, 1))  # [B, T, K]
+    rivals, of_rest = closest_rivals(union, (num_classes - 1) * clusters)
+    gram = normal_products(centers, class_ids, rivals)  # [B, T, K, K]
+    h = ops.transpose(ops.take_along_axis(h, rivals[:, None, :], axis=-1), (0, 2, 1))  # [B, T, K]
     error = signed_distance_error(_size(embeddings, centers), dim, unit_roundoff(embeddings.dtype))
-    weights = _best_weights(ops.stop_gradient(gram), ops.stop_gradient(h), ops.stop_gradient(error), dim)
-    projected = _half_space_distance(weights, gram, h, error, dim)
+    weights = dual_weights(ops.stop_gradient(gram), ops.stop_gradient(h))
+    projected = half_space_distance(weights, gram, h - error[..., None], dim)
     margins = ops.maximum(projected, ops.max(h, axis=-1))
     return ops.minimum(ops.min(margins, axis=-1), of_rest)
+
+
+def closest_rivals(union, count):
+    """Flat ids `[B, T]` of the rivals with the smallest union values, and the next such value, `[B]`.
+
+    Args:
+        union: Floats `[B, C*K]`, infinite for the centers that are no rivals.
+        count: Integer, the number of rivals of an example.
+    """
+    chosen = min(_PROJECTED_RIVALS, count)
+    smallest, indices = ops.top_k(-ops.stop_gradient(union), chosen + 1)
+    return indices[:, :-1], -smallest[:, -1]
 
 
 def signed_distance_error(size, dim, unit_roundoff):
@@ -291,14 +298,13 @@ def nearest_cluster(embeddings, centers):
     return nearest // clusters, nearest % clusters
 
 
-def signed_distances(embeddings, centers, class_ids, coincident=COINCIDENT):
+def signed_distances(embeddings, centers, class_ids):
     """`h_ab(z)` for the centers `a` of one class per example against the centers `b` of all others.
 
     Args:
         embeddings: Floats `[B, D]`.
         centers: Floats `[C, K, D]`.
         class_ids: Ints `[B]`, the class that owns `a`.
-        coincident: Centers this close have `h := 0`.
 
     Returns:
         Floats `[B, K, C*K]`; infinite where `b` belongs to the class itself.
@@ -306,7 +312,7 @@ def signed_distances(embeddings, centers, class_ids, coincident=COINCIDENT):
     num_classes, clusters, dim = centers.shape
     if num_classes <= _TABLED_CLASSES:
         # Against all hyperplanes at once, in one matrix product: they do not depend on the example.
-        h = _signed_distances_by_class(embeddings, centers, ops.arange(num_classes), coincident)
+        h = _signed_distances_by_class(embeddings, centers, ops.arange(num_classes))
         return ops.take_along_axis(h, ops.cast(class_ids, "int32")[:, None, None, None], axis=1)[:, 0]
     mean = _mean(centers)
     rivals = ops.reshape(centers, (-1, dim))
@@ -315,7 +321,7 @@ def signed_distances(embeddings, centers, class_ids, coincident=COINCIDENT):
     def of_examples(example):
         z, class_id = example
         own = ops.take(centers, class_id, axis=0)[..., None, :]  # [..., K, 1, D]
-        normals, midpoints = _hyperplanes(own, rivals, mean, coincident)
+        normals, midpoints = _hyperplanes(own, rivals, mean)
         h = ops.sum(normals * (z[..., None, None, :] - midpoints), axis=-1)
         same = rival_classes == ops.cast(class_id, rival_classes.dtype)[..., None]
         return ops.where(same[..., None, :], float("inf"), h)
@@ -391,29 +397,39 @@ def _size(embeddings, centers):
     return ops.norm(embeddings - mean, axis=-1, keepdims=True) + ops.max(ops.norm(centers - mean, axis=-1))
 
 
-def _half_space_distance(weights, gram, h, error, dim):
-    """`(l . h) / ||sum_a l_a n_a||` for weights `l` that sum to 1, minus its own rounding; `gram` holds `n_a . n_b`."""
-    clusters = h.shape[-1]
-    gamma = 2.0 * (dim + 2 * clusters + 16) * unit_roundoff(h.dtype)
-    numerator = ops.sum(weights * h, axis=-1) - error - gamma * ops.sum(weights * ops.abs(h), axis=-1)
-    # Sums over K <= a handful, written out: a product of such small matrices would take longer.
-    columns = [weights[..., k] for k in range(clusters)]
-    terms = (gram[..., i, j] * columns[i] * columns[j] for i in range(clusters) for j in range(clusters))
-    square = gamma + sum(terms)
-    return numerator / ops.sqrt(ops.maximum(square, gamma)) * (1.0 - gamma)
+def half_space_distance(weights, gram, h, dim):
+    """Distance of `z` to the polyhedron `{w : h_a(w) <= 0 for all a}`, by the best of some dual weights.
+
+    `max_l (l . h) / ||sum_a l_a n_a||`, minus its own rounding: a bound from below for whatever weights `l >= 0`, and
+    the distance itself at the best of all.
+
+    Args:
+        weights: Floats `[B, T, S, K]`, not negative: S candidates for each of T polyhedra with K faces.
+        gram: Floats `[B, T, K, K]`, `n_a . n_a'`.
+        h: Floats `[B, T, K]`, signed distances to the faces.
+        dim: Integer D.
+
+    Returns:
+        Floats `[B, T]`.
+    """
+    gamma = 2.0 * (dim + 2 * h.shape[-1] + 16) * unit_roundoff(h.dtype)
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    weights = weights / ops.where(total > 0.0, total, 1.0)
+    square = gamma + ops.sum(ops.matmul(weights, gram) * weights, axis=-1)
+    numerator = ops.sum(weights * (h - gamma * ops.abs(h))[..., None, :], axis=-1)
+    return ops.max(numerator / ops.sqrt(ops.maximum(square, gamma)), axis=-1) * (1.0 - gamma)
 
 
-def _best_weights(gram, h, error, dim):
-    """Weights `l >= 0` that sum to 1, `[B, T, K]`, with the largest half-space distance found."""
-    if h.shape[-1] <= _ENUMERATED_CLUSTERS:
-        candidates = _active_set_weights(gram, h)  # [S, B, T, K]
-    else:
-        candidates = _ascended_weights(gram, h)[None]
-    total = ops.sum(candidates, axis=-1, keepdims=True)
-    candidates = candidates / ops.where(total > 0.0, total, 1.0)
-    distances = _half_space_distance(candidates, gram, h, error, dim)
-    best = ops.one_hot(ops.argmax(distances, axis=0), candidates.shape[0], axis=0, dtype=h.dtype)
-    return ops.sum(best[..., None] * candidates, axis=0)
+def dual_weights(gram, h):
+    """Weights `l >= 0`, `[B, T, S, K]`, of which one makes `half_space_distance` all or nearly all of the distance."""
+    if h.shape[-1] <= ENUMERATED_CLUSTERS:
+        return _active_set_weights(gram, h)
+    return _ascended_weights(gram, h)[..., None, :]
+
+
+def active_sets(clusters):
+    """The sets of at least two of K faces."""
+    return [active for size in range(2, clusters + 1) for active in itertools.combinations(range(clusters), size)]
 
 
 def _active_set_weights(gram, h):
@@ -421,12 +437,11 @@ def _active_set_weights(gram, h):
     clusters = h.shape[-1]
     columns = [h[..., k] for k in range(clusters)]
     candidates = []
-    for size in range(2, clusters + 1):
-        for active in itertools.combinations(range(clusters), size):
-            solution = _solve([[gram[..., i, j] for j in active] for i in active], [columns[i] for i in active])
-            spread = [solution[active.index(k)] if k in active else ops.zeros_like(h[..., 0]) for k in range(clusters)]
-            candidates.append(ops.stack(spread, axis=-1))
-    return ops.maximum(ops.stack(candidates), 0.0)
+    for active in active_sets(clusters):
+        solution = _solve([[gram[..., i, j] for j in active] for i in active], [columns[i] for i in active])
+        spread = [solution[active.index(k)] if k in active else ops.zeros_like(h[..., 0]) for k in range(clusters)]
+        candidates.append(ops.stack(spread, axis=-1))
+    return ops.maximum(ops.stack(candidates, axis=2), 0.0)
 
 
 def _solve(matrix, right):
@@ -461,18 +476,18 @@ def _ascended_weights(gram, h):
     return ops.fori_loop(0, _SWEEPS, sweep, ops.zeros_like(h))
 
 
-def _normal_products(centers, class_ids, rivals, coincident):
+def normal_products(centers, class_ids, rivals):
     """`n_ab . n_a'b` for the centers `a`, `a'` of one class per example and T rivals `b` each, `[B, T, K, K]`."""
     num_classes, clusters, dim = centers.shape
     flat = ops.reshape(centers, (-1, dim))
     if num_classes <= _TABLED_CLASSES:
-        normals, _ = _hyperplanes(centers[:, None], flat[:, None], _mean(centers), coincident)  # [C, C*K, K, D]
+        normals, _ = _hyperplanes(centers[:, None], flat[:, None], _mean(centers))  # [C, C*K, K, D]
         table = ops.reshape(ops.matmul(normals, ops.swapaxes(normals, -1, -2)), (-1, clusters, clusters))
         pairs = ops.cast(class_ids, "int32")[:, None] * (num_classes * clusters) + ops.cast(rivals, "int32")
         return ops.take(table, pairs, axis=0)
     own = ops.take(centers, class_ids, axis=0)[:, None]  # [B, 1, K, D]
     rival = ops.take(flat, rivals, axis=0)[:, :, None]  # [B, T, 1, D]
-    normals, _ = _hyperplanes(own, rival, _mean(centers), coincident)
+    normals, _ = _hyperplanes(own, rival, _mean(centers))
     return ops.matmul(normals, ops.swapaxes(normals, -1, -2))
 
 
@@ -485,22 +500,22 @@ def _mean(centers):
     return ops.mean(centers, axis=(0, 1))
 
 
-def _hyperplanes(own, rival, mean, coincident=COINCIDENT):
+def _hyperplanes(own, rival, mean):
     """Unit normals from `rival` to `own` and midpoints relative to `mean`; normals of coincident centers are 0."""
     difference = own - rival
     square = ops.sum(difference**2, axis=-1, keepdims=True)
-    distinct = square > coincident**2
+    distinct = square > COINCIDENT**2
     normals = ops.where(distinct, difference, 0.0) / ops.sqrt(ops.where(distinct, square, 1.0))
     return normals, 0.5 * ((own - mean) + (rival - mean))
 
 
-def _signed_distances_by_class(embeddings, centers, class_ids, coincident=COINCIDENT):
+def _signed_distances_by_class(embeddings, centers, class_ids):
     """`h_ab(z)`, `[B, n, K, C*K]`, of `n` classes for all examples; infinite where `b` is of the class itself."""
     num_classes, clusters, dim = centers.shape
     mean = _mean(centers)
     own = ops.take(centers, class_ids, axis=0)[:, :, None, :]
     rivals = ops.reshape(centers, (-1, dim))
-    normals, midpoints = _hyperplanes(own, rivals, mean, coincident)  # [n, K, C*K, D]
+    normals, midpoints = _hyperplanes(own, rivals, mean)  # [n, K, C*K, D]
     offsets = ops.sum(normals * midpoints, axis=-1)
     products = ops.matmul(embeddings - mean, ops.transpose(ops.reshape(normals, (-1, dim))))
     h = ops.reshape(products, (-1, *offsets.shape)) - offsets

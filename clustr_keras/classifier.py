@@ -246,10 +246,11 @@ class ClustrClassifier(keras.Model):
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}; got {method!r}.")
         self.prove_bound()
-        if not np.isfinite(keras.ops.convert_to_numpy(self.head.centers)).all():
+        centers = keras.ops.convert_to_numpy(self.head.centers)
+        if not np.isfinite(centers).all():
             raise ValueError("the cluster centers hold a NaN or an infinity; nothing can be certified.")
         variance = keras.ops.convert_to_numpy(self.head.variance).tobytes() if method == "soft" else None
-        key = (method, is_ieee_float32(), variance)
+        key = (method, is_ieee_float32(), centers.tobytes(), variance)
         if key not in self._proof.certifiers:
             self._proof.certifiers[key] = Certifier(self._proof.deployed, self.head, self._proof.bound, method)
         return self._proof.certifiers[key]

@@ -8,14 +8,16 @@ from clustr_keras.certificates import nearest_radius, union_radius
 from clustr_keras.certification import Certifier
 
 
-def certifier_with(bias=0.0, kernel_scale=1.0, method="union", seed=0, clusters=2, num_classes=4):
+def certifier_with(bias=0.0, kernel_scale=1.0, method="union", seed=0, clusters=2, num_classes=4, centers=None):
     """A certifier on one dense layer, with random centers about the embeddings."""
     rng = np.random.default_rng(seed)
     backbone = keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten(), keras.layers.Dense(6)])
     backbone.layers[-1].set_weights([kernel_scale * rng.normal(size=(9, 6)), np.full(6, bias)])
     head = ClusterHead(num_classes, clusters)
     head.build((None, 6))
-    head.centers.assign(kernel_scale * rng.normal(size=(num_classes, clusters, 6)) + bias)
+    if centers is None:
+        centers = kernel_scale * rng.normal(size=(num_classes, clusters, 6)) + bias
+    head.centers.assign(centers)
     bound = lipschitz.bound(backbone)
     head.set_lipschitz(bound.value)
     return Certifier(backbone, head, bound, method)
@@ -35,7 +37,7 @@ def test_the_radius_is_that_of_the_exact_embedding(method, radius):
     x = images()
     kernel, bias = (w.astype("float64") for w in certifier.backbone.get_weights())
     exact = np.asarray(
-        radius(x.reshape(-1, 9) @ kernel + bias, np.asarray(certifier.head.centers, "float64"), certifier.bound.value)
+        radius(x.reshape(-1, 9) @ kernel + bias, np.asarray(certifier.centers, "float64"), certifier.bound.value)
     )
     outputs = answers(certifier, x)
     assert_allclose(outputs["radius"], exact, atol=1e-5)
@@ -60,7 +62,7 @@ def test_no_float32_image_inside_the_radius_has_another_class(bias):
     radius = outputs["certified_radius"].astype("float64")
     assert (radius > 0).mean() > 0.5
     kernel = certifier.backbone.get_weights()[0].astype("float64")
-    centers = np.asarray(certifier.head.centers, "float64")
+    centers = np.asarray(certifier.centers, "float64")
     flat = centers.reshape(-1, 6)
     # The shortest way out: pull the step from the nearest center towards each rival back through the linear backbone.
     z = x.reshape(-1, 9).astype("float64") @ kernel + certifier.backbone.get_weights()[1]
@@ -82,8 +84,7 @@ def test_rounding_that_eats_the_margin_leaves_nothing_certified():
 
 
 def test_coincident_centers_of_two_classes_certify_nothing():
-    certifier = certifier_with(clusters=1, num_classes=2)
-    certifier.head.centers.assign(np.ones((2, 1, 6)))
+    certifier = certifier_with(clusters=1, num_classes=2, centers=np.ones((2, 1, 6)))
     outputs = answers(certifier, images())
     assert_array_equal(outputs["radius"], 0.0)
     assert_array_equal(outputs["certified_radius"], 0.0)
@@ -97,7 +98,7 @@ def test_the_runner_up_is_the_second_largest_logit():
 def test_the_nearest_cluster_counts_through_the_classes():
     certifier = certifier_with(clusters=3)
     outputs = answers(certifier, images())
-    flat = np.asarray(certifier.head.centers, "float64").reshape(-1, 6)
+    flat = np.asarray(certifier.centers, "float64").reshape(-1, 6)
     squared = ((outputs["embeddings"][:, None] - flat) ** 2).sum(-1)
     assert_array_equal(outputs["nearest_cluster"], squared.argmin(-1))
     assert_array_equal(outputs["nearest_cluster"] // 3, outputs["class_ids"])
@@ -109,8 +110,7 @@ def test_an_unknown_method_is_refused():
 
 
 def test_a_constant_backbone_certifies_without_a_division_by_zero():
-    certifier = certifier_with(kernel_scale=0.0)
-    certifier.head.centers.assign(np.random.default_rng(0).normal(size=(4, 2, 6)))
+    certifier = certifier_with(kernel_scale=0.0, centers=np.random.default_rng(0).normal(size=(4, 2, 6)))
     outputs = answers(certifier, images())
     assert not any(np.isnan(values).any() for values in outputs.values())
     assert len(set(outputs["class_ids"])) == 1
@@ -173,7 +173,10 @@ def test_a_global_policy_of_lower_precision_does_not_reach_the_certificate():
     x = images()
     plain = certifier_with()
     expected = answers(plain, x)
-    wrapped = under_policy("mixed_bfloat16", lambda: Certifier(plain.backbone, plain.head, plain.bound))
+    head = ClusterHead(*plain.centers.shape[:2])
+    head.build((None, plain.centers.shape[-1]))
+    head.centers.assign(plain.centers)
+    wrapped = under_policy("mixed_bfloat16", lambda: Certifier(plain.backbone, head, plain.bound))
     assert_array_equal(answers(wrapped, x)["certified_radius"], expected["certified_radius"])
     # A backbone made under that policy computes in it, and nothing of it is certified.
     assert "certified_radius" not in under_policy("mixed_bfloat16", lambda: answers(certifier_with(), x))

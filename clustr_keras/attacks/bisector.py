@@ -39,8 +39,8 @@ class BisectorAttack(ProjectedGradientDescent):
     """
 
     def __init__(self, certifier, steps=30, rivals=8, batch_size=256):
-        head = certifier.head
-        rivals = min(rivals, (head.num_classes - 1) * head.clusters_per_class)
+        num_classes, clusters, _ = certifier.centers.shape
+        rivals = min(rivals, (num_classes - 1) * clusters)
         super().__init__(certifier.deployed_logits, "l_2", steps=steps, restarts=rivals, batch_size=batch_size)
         self.certifier = certifier
 
@@ -52,7 +52,7 @@ class BisectorAttack(ProjectedGradientDescent):
     def _attack(self, x, labels, eps, step, seed, rows):
         del step, rows
         axes = list(range(1, x.shape.rank))
-        centers = tf.convert_to_tensor(self.certifier.head.centers)
+        centers = tf.convert_to_tensor(self.certifier.centers)
         cells = self._cells(self._embed(x), centers, labels, rank=seed[1])
         adversarial, is_flipped = x, tf.zeros_like(labels, tf.bool)
         for index in tf.range(self.steps):

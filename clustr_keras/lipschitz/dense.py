@@ -36,21 +36,23 @@ def with_activation(of_kernel, call):
     )
 
 
-def _dense_bound(kernel, bias, positions, how):
+def dense_bound(kernel, bias, positions, how, roundings=None):
     """Bound of `x -> x @ kernel + bias` at some positions, and of its rounding.
 
-    At each position the rounding is at most `gamma_(n+1) (|W|^T |x| + |b|)`, entry by entry. The bias acts at every
+    At each position the rounding is at most `gamma_r (|W|^T |x| + |b|)`, entry by entry, where a term of the sum goes
+    through at most `r` roundings: n + 1 in whatever order n products and a bias are summed. The bias acts at every
     position: together they make `sqrt(positions)` of its norm.
     """
     rows, columns = kernel.shape
+    roundings = roundings or rows + 1
     bias_norm = 0.0 if bias is None else up(float(np.linalg.norm(bias)))
     rounding = None
     if positions is not None:
         bias_norm = up(bias_norm * math.sqrt(positions))
-        error = gamma(rows + 1, FLOAT32_ROUNDOFF)
+        error = gamma(roundings, FLOAT32_ROUNDOFF)
         # Flushed to zero may be: weights (first term), products, sums and results.
         of_weights = FLOAT32_UNDERFLOW * math.sqrt(rows * columns)
-        of_results = 2.0 * FLOAT32_UNDERFLOW * (rows + 1) * math.sqrt(columns * positions)
+        of_results = 2.0 * FLOAT32_UNDERFLOW * (rows + roundings) * math.sqrt(columns * positions)
         rounding = Rounding(
             relative=up(error * spectral_norm_bound(np.abs(kernel)) + of_weights),
             absolute=up(error * bias_norm + of_results),
@@ -70,14 +72,14 @@ def _positions(output_shape):
 def _of_orthogonal_dense(call):
     kernel = as_array(call.operation.kernel, "float64")
     # Without rounding: the kernel is computed afresh in each call; condense the model to have it stored.
-    return _dense_bound(kernel, None, None, "Gram iteration on the float32 kernel in use")
+    return dense_bound(kernel, None, None, "Gram iteration on the float32 kernel in use")
 
 
 @register(keras.layers.Dense)
 def _of_dense(call):
     kernel, bias = built_weight(call.operation, "kernel"), built_weight(call.operation, "bias")
     return with_activation(
-        _dense_bound(kernel, bias, _positions(call.output_shape), "Gram iteration on the stored kernel"), call
+        dense_bound(kernel, bias, _positions(call.output_shape), "Gram iteration on the stored kernel"), call
     )
 
 

@@ -22,13 +22,13 @@ def test_outputs_are_those_of_the_dense_layer(rows, arguments):
     assert_allclose(BlockedDense(layer)(x), layer(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [100, 784])
+@pytest.mark.parametrize("rows", [256, 784])
 def test_float32_evaluation_stays_within_a_bound_that_is_several_times_sharper(rows):
     layer = dense(rows, 64)
     short = BlockedDense(layer)
     ours, plain = lipschitz.bound(short), lipschitz.bound(layer)
     assert_allclose(ours.value, plain.value, rtol=1e-6)
-    assert ours.rounding_slope < 0.25 * plain.rounding_slope
+    assert ours.rounding_slope < 3 * rows**-0.5 * plain.rounding_slope
     # Terms of one size and alternating signs round as much as any.
     rng = np.random.default_rng(0)
     x = (rng.uniform(0.5, 1.0, size=(100, rows)) * np.where(np.arange(rows) % 2, 1, -1)).astype("float32")
@@ -37,11 +37,10 @@ def test_float32_evaluation_stays_within_a_bound_that_is_several_times_sharper(r
     assert (error <= ours.rounding_slope * np.linalg.norm(x, axis=-1) + ours.rounding_intercept).all()
 
 
-def test_every_block_is_used():
+def test_blocks_are_about_as_short_as_many():
     for length in (33, 64, 100, 784, 5000):
         block = block_length(length)
-        assert block % 8 == 0
-        assert block + -(-length // block) < 4 * np.sqrt(length) + 8
+        assert block + -(-length // block) < 2 * np.sqrt(length) + 32
 
 
 def test_a_network_is_copied_with_its_long_sums_cut():
