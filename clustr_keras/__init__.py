@@ -11,13 +11,27 @@ import sys
 import wrapt
 
 _HOMES = {
+    "CenterMagnetLoss": "losses",
     "CertifiedAccuracy": "metrics",
     "CertifiedMarginLoss": "losses",
     "CertifiedRadius": "metrics",
     "ClusterHead": "heads",
     "ClustrClassifier": "classifier",
+    "MagnetLoss": "losses",
 }
-_MODULES = ("attacks", "backbones", "certificates", "data", "evaluation", "lipschitz", "serving", "training")
+_MODULES = (
+    "attacks",
+    "backbones",
+    "certificates",
+    "consistency",
+    "data",
+    "evaluation",
+    "lipschitz",
+    "losses",
+    "metrics",
+    "serving",
+    "training",
+)
 
 __all__ = [*_HOMES, *_MODULES]
 __version__ = importlib.metadata.version("clustr-keras")
@@ -44,7 +58,7 @@ def _register_for_deserialization(imported):
     modules = [(name, module) for name, module in list(sys.modules.items()) if module is not imported]
     ours = [module for name, module in modules if name.startswith(f"{__name__}.")]
     if "keras" in sys.modules and not any(getattr(module.__spec__, "_initializing", False) for module in ours):
-        for module in ("classifier", "lipschitz", *sorted(set(_HOMES.values()))):
+        for module in ("classifier", "consistency", "lipschitz", *sorted(set(_HOMES.values()))):
             importlib.import_module(f"{__name__}.{module}")
 
 

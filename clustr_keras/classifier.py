@@ -1,10 +1,13 @@
 """The classifier: a backbone, a head of cluster centers, and certificates."""
 
+import contextlib
+import contextvars
 import dataclasses
 
 import keras
 import numpy as np
 
+from clustr_keras.backend import examples_of_replica, strategy_scope
 from clustr_keras.certification import METHODS, Certifier, as_arrays
 from clustr_keras.data.checks import check_images, check_labels
 from clustr_keras.heads import ClusterHead
@@ -19,6 +22,10 @@ from clustr_keras.lipschitz import (
 from clustr_keras.lipschitz.arithmetic import is_ieee_float32
 from clustr_keras.lipschitz.blocked import blocked
 from clustr_keras.losses import CertifiedMarginLoss
+from clustr_keras.objective import Objective, class_ids, is_class_and_cluster
+
+# The model whose step is being made and needs embeddings beside its logits. Replicas have threads of their own.
+_in_step = contextvars.ContextVar("in_step", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,19 +145,61 @@ class ClustrClassifier(keras.Model):
             raise ValueError(f"expected {self.num_classes} class names; got {len(self.class_names)}.")
         self.head.build(backbone.output_shape)
         self.built = True
+        self.training_step = self.add_weight(
+            name="training_step", shape=(), dtype="int32", trainable=False, aggregation="only_first_replica"
+        )
+        self.example_losses = None
         self._is_fitting = False
+        self._objective, self._free = Objective(None), None
         self._forget_bound()
 
     def call(self, images, training=None):
         """Computes the distance logits."""
-        return self.head(self.backbone(images, training=training))
+        embeddings = self.backbone(images, training=training)
+        logits = self.head(embeddings)
+        # A step needs both from one pass: a second one costs a third more, and updates batch normalization twice.
+        return {"logits": logits, "embeddings": embeddings} if _in_step.get() is self else logits
 
-    def compile(self, optimizer="adam", loss=None, loss_weights=None, metrics=("accuracy",), **kwargs):
-        """Configures training as `keras.Model.compile` does; the loss is a `CertifiedMarginLoss` by default."""
+    def compile(
+        self,
+        optimizer="adam",
+        loss=None,
+        loss_weights=None,
+        metrics=("accuracy",),
+        consistency=None,
+        xent_lambda=0.0,
+        free=None,
+        **kwargs,
+    ):
+        """Configures training as `keras.Model.compile` does.
+
+        Args:
+            optimizer: As for `keras.Model.compile`.
+            loss: Any Keras loss of the distance logits; `MagnetLoss` or `CenterMagnetLoss`, which act on embeddings;
+                by default a `CertifiedMarginLoss`. Where labels come without clusters `MagnetLoss` takes the head's
+                centers in the place of batch means.
+            loss_weights: As for `keras.Model.compile`.
+            metrics: As for `keras.Model.compile`, of the distance logits.
+            consistency: A term of `clustr_keras.consistency` that is added to the loss, for example `QTRADES()`.
+            xent_lambda: Float, weight of the cross-entropy on the head's class scores, in log space unless the
+                consistency term takes the published ones.
+            free: `FreeAdversarialTraining`, or `None`.
+            **kwargs: As for `keras.Model.compile`.
+
+        Raises:
+            ValueError: If `xent_lambda` is negative.
+        """
         if loss is None:
             loss = CertifiedMarginLoss(temperature=self.head.temperature)
-        metrics = list(metrics) if isinstance(metrics, tuple) else metrics
+        if isinstance(metrics, tuple | list):
+            # Keras would guess the kind of accuracy from labels that may hold clusters as well.
+            by_name = {"accuracy": keras.metrics.SparseCategoricalAccuracy}
+            metrics = [by_name[m](name=m) if isinstance(m, str) and m in by_name else m for m in metrics]
+        self._objective, self._free = Objective(loss, consistency, xent_lambda), free
+        if free is not None:
+            free.build(self.backbone.input_shape[1:])
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
+        self._compile_config.config.update(consistency=consistency, xent_lambda=xent_lambda, free=free)
 
     def compile_from_config(self, config):
         """Compiles a loaded model as it was when it was saved."""
@@ -160,15 +209,21 @@ class ClustrClassifier(keras.Model):
     def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
         """Trains as `keras.Model.fit` does, after a check of the data.
 
-        Arrays are checked whole; of any other data set its first batch is.
+        Arrays are checked whole; of any other data set its first batch is. The batches of a `PyDataset` are taken in
+        their own order unless `shuffle=True` is given.
 
         Raises:
             ValueError: Before training, if the data is empty, an image leaves [0, 1] or has another shape than the
                 backbone's input, a label leaves `0..C-1`, or an embedding is not finite.
         """
+        if self._objective.has_batch_clusters and hasattr(x, "add_losses"):
+            self._make_example_losses(x.batch_size)
         self._check_data(x, y)
         if isinstance(validation_data, tuple):
             self._check_data(*validation_data[:2])
+        if isinstance(x, keras.utils.PyDataset):
+            # Keras would shuffle its batches by a seed that no resume knows; such data sets have their own order.
+            kwargs.setdefault("shuffle", False)
         self._forget_bound()
         self._is_fitting = True
         try:
@@ -195,6 +250,51 @@ class ClustrClassifier(keras.Model):
         """Evaluates as `keras.Model.test_on_batch` does, on radii of a freshly proved bound."""
         self._prove_bound_if_known()
         return super().test_on_batch(*args, **kwargs)
+
+    def train_step(self, *args):
+        """Makes one training step; with `free`, one for each replay."""
+        with self._giving_embeddings(self._objective.needs_embeddings or self._free is not None):
+            if self._free is None:
+                return super().train_step(*args)
+            images, y, sample_weight = keras.utils.unpack_x_y_sample_weight(*args)
+            return self._free.train_step(
+                images,
+                step=lambda images: super(ClustrClassifier, self).train_step((images, y, sample_weight)),
+                loss=lambda: self.optimizer.scale_loss(self._last_loss),
+            )
+
+    def test_step(self, *args):
+        """Makes one step of an evaluation."""
+        with self._giving_embeddings(not self._objective.acts_on_logits):
+            return super().test_step(*args)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Computes the loss, and in training the terms beside it."""
+        objective = self._objective
+        if not isinstance(y_pred, dict):
+            if objective.acts_on_logits and not (training and objective.needs_embeddings):
+                return super().compute_loss(x, y, y_pred, sample_weight, training)
+            # Outside of a step, where Keras finds out about shapes for example.
+            y_pred = {"logits": y_pred, "embeddings": self.backbone(x, training=training)}
+        embeddings = y_pred["embeddings"]
+        if objective.acts_on_logits:
+            loss = super().compute_loss(x, class_ids(y), y_pred["logits"], sample_weight, training)
+        else:
+            loss = objective.loss_value(self.head, y, embeddings, sample_weight)
+            loss = sum(map(self._aggregate_additional_loss, self.losses), loss)
+        if training:
+            loss = loss + objective.terms(self, x, y, embeddings, sample_weight, self.training_step)
+            self.training_step.assign_add(1)
+            if self.example_losses is not None and objective.has_batch_clusters and is_class_and_cluster(y):
+                self._record_example_losses(objective.loss.call(y, embeddings))
+        self._last_loss = loss if self._free is not None else None
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the metrics, which are about the logits."""
+        if isinstance(y_pred, dict):
+            y, y_pred = class_ids(y), y_pred["logits"]
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def embed(self, images, batch_size=256, verbose=0):
         """Computes the embeddings `[B, D]` of images, as a NumPy array."""
@@ -255,6 +355,11 @@ class ClustrClassifier(keras.Model):
             self._proof.certifiers[key] = Certifier(self._proof.deployed, self.head, self._proof.bound, method)
         return self._proof.certifiers[key]
 
+    @property
+    def free_variables(self):
+        """What training depends on beside the weights and the optimizer: the perturbation of free training."""
+        return [] if self._free is None else [self._free.delta]
+
     def prove_bound(self):
         """Proves the Lipschitz bound of the backbone as it is now, unless that has been done.
 
@@ -292,6 +397,37 @@ class ClustrClassifier(keras.Model):
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
 
+    def save_own_variables(self, store):
+        """Saves the number of the training step; the losses of a batch are of no use later."""
+        store["training_step"] = keras.ops.convert_to_numpy(self.training_step)
+
+    def load_own_variables(self, store):
+        """Loads the number of the training step."""
+        self.training_step.assign(store["training_step"])
+
+    @contextlib.contextmanager
+    def _giving_embeddings(self, gives):
+        token = _in_step.set(self if gives else None)
+        try:
+            yield
+        finally:
+            _in_step.reset(token)
+
+    def _make_example_losses(self, batch_size):
+        """The variable that the magnet losses of a batch are left in, for the sampler."""
+        if self.example_losses is None or self.example_losses.shape != (batch_size,):
+            with strategy_scope(self):
+                self.example_losses = keras.Variable(
+                    keras.ops.zeros((batch_size,)), trainable=False, name="example_losses", aggregation="sum"
+                )
+            self.make_train_function(force=True)
+
+    def _record_example_losses(self, losses):
+        """Each replica writes its own; the sum over replicas is the whole batch."""
+        examples = examples_of_replica(keras.ops.shape(losses)[0])
+        losses = keras.ops.stop_gradient(losses)
+        self.example_losses.assign(keras.ops.scatter(examples[:, None], losses, self.example_losses.shape))
+
     def _forget_bound(self):
         """Before training: L is 1 for a backbone that stays 1-Lipschitz, and unknown for any other."""
         self._proof = None
@@ -306,6 +442,9 @@ class ClustrClassifier(keras.Model):
             self._forget_bound()
 
     def _check_data(self, x, y):
+        if hasattr(x, "example_batch"):
+            # Batches of clusters, which have checked their labels; there are none to draw before training begins.
+            x, y = x.example_batch()[0], np.zeros(x.batch_size, "int64")
         if isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x):
             x, whole = np.asarray(x), True
             if y is None:

@@ -1,7 +1,6 @@
 """`clustr`: train, certify, audit, export, serve and query from the shell."""
 
 import csv
-import dataclasses
 import os
 import pathlib
 import sys
@@ -17,7 +16,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DataOption = Annotated[str, typer.Option("--data", help="Data set: digits.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="digits, or a TensorFlow Datasets name such as cifar10, svhn_cropped, mnist.")
+]
+DataDirOption = Annotated[
+    pathlib.Path | None, typer.Option("--data-dir", help="Folder of prepared TensorFlow Datasets.")
+]
 ModelOption = Annotated[pathlib.Path, typer.Option("--model", help="A .keras file.", exists=True, dir_okay=False)]
 ExamplesOption = Annotated[int | None, typer.Option("--examples", min=1, help="Only the first N test images.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the served model.")]
@@ -59,43 +63,58 @@ def demo(
 def train(
     output: Annotated[pathlib.Path, typer.Option(help="The .keras file to write.")] = pathlib.Path("runs/model.keras"),
     data: DataOption = "digits",
-    recipe: Annotated[str, typer.Option(help="How to train: certified.")] = "certified",
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
-    margin: Annotated[float, typer.Option(min=0.0, help="About twice the radius aimed at.")] = 0.8,
-    seed: int = 0,
+    data_dir: DataDirOption = None,
+    recipe: Annotated[str, typer.Option(help="certified, clustr, clustr-qtrades, standard or trades.")] = "certified",
+    epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's number by default.")] = None,
+    margin: Annotated[float, typer.Option(min=0.0, help="certified: about twice the radius aimed at.")] = 0.8,
+    eps: Annotated[float, typer.Option(min=0.0, max=1.0, help="clustr-qtrades, trades: the l_inf ball.")] = 8 / 255,
+    fast: Annotated[bool, typer.Option("--fast", help="A small convnet and fewer epochs, for a CPU.")] = False,
+    start: Annotated[
+        pathlib.Path | None, typer.Option("--from", help="A .keras file to go on from.", exists=True, dir_okay=False)
+    ] = None,
+    checkpoint: Annotated[
+        pathlib.Path | None, typer.Option(help="Folder of a checkpoint after each epoch; resumes where it holds one.")
+    ] = None,
+    csv_log: Annotated[pathlib.Path | None, typer.Option(help="CSV file, a row for each epoch.")] = None,
+    tensorboard: Annotated[pathlib.Path | None, typer.Option(help="Folder for TensorBoard.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ):
     """Train a classifier and save it as a .keras file."""
-    if recipe != "certified":
-        raise ValueError(f"--recipe must be certified; got {recipe}.")
     if output.suffix != ".keras":
         raise ValueError(f"--output must be a .keras file; got {output}.")
-    from clustr_keras.progress import EpochProgress, progress_bar, say
-    from clustr_keras.training import CertifiedRecipe, train_certified
+    from clustr_keras.training.run import run_training
 
-    (x_train, y_train), (x_test, y_test), class_names = _load(data)
-    settings = dataclasses.replace(CertifiedRecipe(), epochs=epochs, margin=margin, seed=seed)
-    with progress_bar("Training", epochs) as report:
-        model = train_certified(x_train, y_train, class_names, settings, callbacks=[EpochProgress(report)])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    model.save(output)
-    certificate = model.certify(x_test)
-    say(f"Saved {output}. Test: {_accuracies(certificate, y_test)}.")
+    run_training(
+        _load(data, data_dir),
+        recipe,
+        output,
+        epochs=epochs,
+        margin=margin,
+        eps=eps,
+        fast=fast,
+        start=None if start is None else _load_classifier(start),
+        checkpoint=checkpoint,
+        csv_log=csv_log,
+        tensorboard=tensorboard,
+        seed=seed,
+    )
 
 
 @app.command()
 def certify(
     model: ModelOption,
     data: DataOption = "digits",
+    data_dir: DataDirOption = None,
     examples: ExamplesOption = None,
     method: Annotated[str | None, typer.Option(help="nearest, union or exact; the best that fits by default.")] = None,
     output: Annotated[pathlib.Path | None, typer.Option(help="CSV file, a row for each image.")] = None,
 ):
     """Classify the test images and prove how far each may move."""
     from clustr_keras.progress import console, say
+    from clustr_keras.training.run import certified_accuracies
 
     classifier = _load_classifier(model)
-    _, (x_test, y_test), _ = _load(data)
-    x_test, y_test = x_test[:examples], y_test[:examples]
+    x_test, y_test = _test_images(data, data_dir, examples)
     certificate = classifier.certify(x_test, method=method, verbose=1 if console.is_terminal else 0)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -106,13 +125,14 @@ def certify(
             rows = zip(y_test, *(getattr(certificate, column) for column in columns), strict=True)
             writer.writerows([index, *row] for index, row in enumerate(rows))
         say(f"Wrote {output}.")
-    say(f"{len(x_test)} images: {_accuracies(certificate, y_test)}.")
+    say(f"{len(x_test)} images: {certified_accuracies(certificate, y_test)}.")
 
 
 @app.command()
 def audit(
     model: ModelOption,
     data: DataOption = "digits",
+    data_dir: DataDirOption = None,
     examples: ExamplesOption = None,
     reach: Annotated[bool, typer.Option("--reach", help="Also measure how near the smallest flips come.")] = False,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for figures and counterexamples.")] = pathlib.Path(
@@ -123,8 +143,8 @@ def audit(
     """Attack every test image inside its certified radius; exit status 1 if any certificate is refuted."""
     from clustr_keras.evaluation.audit_run import run_audit
 
-    _, (x_test, _), _ = _load(data)
-    audited = run_audit(_load_classifier(model), x_test[:examples], output, with_reach=reach, seed=seed)
+    x_test, _ = _test_images(data, data_dir, examples)
+    audited = run_audit(_load_classifier(model), x_test, output, with_reach=reach, seed=seed)
     if len(audited.violations):
         raise typer.Exit(1)
 
@@ -166,6 +186,7 @@ def query(
     target: Annotated[str, typer.Option(help="host:port for gRPC, http://host:port for REST.")] = "127.0.0.1:8500",
     name: NameOption = "clustr",
     data: DataOption = "digits",
+    data_dir: DataDirOption = None,
     examples: Annotated[int, typer.Option("--examples", min=1, help="The first N test images.")] = 8,
 ):
     """Ask a server for classes and certified radii of test images."""
@@ -174,9 +195,10 @@ def query(
     from clustr_keras.progress import console
     from clustr_keras.serving import Client
 
-    _, (x_test, y_test), class_names = _load(data)
+    class_names = _load(data, data_dir).class_names
+    x_test, y_test = _test_images(data, data_dir, examples)
     with Client(target, model=name) as client:
-        answer = client.predict(x_test[:examples])
+        answer = client.predict(x_test)
     table = rich.table.Table("image", "true class", "predicted", "probability", "certified radius")
     for row in range(len(answer.class_ids)):
         table.add_row(
@@ -198,13 +220,18 @@ def main():
         sys.exit(2)
 
 
-def _load(data):
-    if data != "digits":
-        raise ValueError(f"--data must be digits; got {data}.")
-    from clustr_keras.data import load_digits
-    from clustr_keras.data.digits import CLASS_NAMES
+def _load(data, data_dir):
+    from clustr_keras.data import load
 
-    return *load_digits(), CLASS_NAMES
+    return load(data, data_dir)
+
+
+def _test_images(data, data_dir, examples):
+    """The first test images, floats in [0, 1], and their labels."""
+    from clustr_keras.data import as_floats
+
+    test = _load(data, data_dir).test
+    return as_floats(test.images[:examples]), test.labels[:examples]
 
 
 def _load_classifier(path):
@@ -216,8 +243,3 @@ def _load_classifier(path):
     if not isinstance(model, ClustrClassifier):
         raise ValueError(f"--model must hold a ClustrClassifier; {path} holds a {type(model).__name__}.")
     return model
-
-
-def _accuracies(certificate, labels):
-    shown = [f"{certificate.accuracy_at(radius, labels):.1%} at {radius:g}" for radius in (0.3, 0.5)]
-    return f"clean accuracy {certificate.accuracy_at(0.0, labels):.1%}, certified accuracy {' and '.join(shown)}"

@@ -132,33 +132,78 @@ class ClusterHead(keras.layers.Layer):
         """Class and cluster (`0..K-1`) of the nearest center, two int tensors `[B]`."""
         return certificates.nearest_cluster(*self._geometry(embeddings))
 
-    def posterior(self, embeddings, nearest=None):
-        """Class posterior by the votes of the clusters: `p_c ~ sum_k exp(-||z - mu_ck||^2 / (2 s_ck^2))`.
+    def log_scores(self, embeddings):
+        """Class scores in log space, `log_score_c = logsumexp_k(-||z - mu_ck||^2 / (2 s_ck^2))`.
 
-        Computed in log space, so that it is finite at every distance. It is not what a certificate covers.
+        The logarithm of `paper_scores`. Every cluster votes. Finite, with a gradient of the size of the distances,
+        however far the embedding is from all centers: what training and attacks take as logits.
+
+        Args:
+            embeddings: Floats `[B, D]`.
+
+        Returns:
+            float32 `[B, C]`, at most log K.
+        """
+        return ops.logsumexp(self._votes(embeddings), axis=-1)
+
+    def paper_scores(self, embeddings, nearest=None):
+        """Class scores as published, `score_c = sum_k exp(-||z - mu_ck||^2 / (2 s_ck^2))`.
+
+        They saturate: far from all centers the scores and their gradients are 0, and an attack on them is blind. For
+        comparisons with the published results only; `log_scores` has the same order without that.
+
+        Args:
+            embeddings: Floats `[B, D]`.
+            nearest: Integer L: only the L clusters nearest by `d^2 / s^2` vote. All vote by default.
+
+        Returns:
+            float32 `[B, C]`, in `0..K`.
+
+        Raises:
+            ValueError: If `nearest` is not in `1..C*K`.
+        """
+        return ops.sum(ops.exp(self._votes(embeddings, nearest)), axis=-1)
+
+    def log_posterior(self, embeddings, nearest=None):
+        """Logarithm of the posterior, `log_score_c - logsumexp_j(log_score_j)`.
+
+        Args:
+            embeddings: Floats `[B, D]`.
+            nearest: Integer L: only the L clusters nearest by `d^2 / s^2` vote, and a class without a vote gets
+                `-inf`. All vote by default.
+
+        Returns:
+            float32 `[B, C]`.
+
+        Raises:
+            ValueError: If `nearest` is not in `1..C*K`.
+        """
+        return ops.log_softmax(ops.logsumexp(self._votes(embeddings, nearest), axis=-1), axis=-1)
+
+    def posterior(self, embeddings, nearest=None, scores="log"):
+        """Class posterior by the votes of the clusters, `p_c = score_c / sum_j score_j`.
+
+        It is not what a certificate covers.
 
         Args:
             embeddings: Floats `[B, D]`.
             nearest: Integer L: only the L clusters nearest by `d^2 / s^2` vote, and a class without a vote gets 0.
                 All vote by default.
+            scores: `"log"` computes in log space and gives shares that sum to 1 at every distance. `"paper"` computes
+                the published `p_c = score_c / max(sum_j score_j, 1e-12)`, which falls to 0 far from all centers.
 
         Returns:
-            Floats `[B, C]` that sum to 1.
+            float32 `[B, C]`.
 
         Raises:
-            ValueError: If `nearest` is not in `1..C*K`.
+            ValueError: If `nearest` is not in `1..C*K` or `scores` is another word.
         """
-        clusters = self.num_classes * self.clusters_per_class
-        if nearest is not None and not 1 <= nearest <= clusters:
-            raise ValueError(f"nearest must lie in 1..{clusters} (C * K); got {nearest}.")
-        votes = -0.5 * self.squared_distances(embeddings) / self.variance
-        if nearest is not None and nearest < clusters:
-            least = ops.top_k(ops.reshape(votes, (-1, clusters)), nearest)[0][:, -1]
-            votes = ops.where(votes >= least[:, None, None], votes, -float("inf"))
-        # The largest vote of an example is subtracted first: a class whose votes are all -inf then stays at 0.
-        votes = ops.exp(votes - ops.max(votes, axis=(1, 2), keepdims=True))
-        scores = ops.sum(votes, axis=-1)
-        return scores / ops.sum(scores, axis=-1, keepdims=True)
+        if scores == "log":
+            return ops.exp(self.log_posterior(embeddings, nearest))
+        if scores == "paper":
+            votes = self.paper_scores(embeddings, nearest)
+            return votes / ops.maximum(ops.sum(votes, axis=-1, keepdims=True), 1e-12)
+        raise ValueError(f'scores must be "log" or "paper"; got {scores!r}.')
 
     def probabilities(self, logits):
         """Softmax of distance logits times the temperature, `[B, C]`."""
@@ -202,6 +247,19 @@ class ClusterHead(keras.layers.Layer):
             "temperature": self.temperature,
             "centers_initializer": keras.initializers.serialize(self.centers_initializer),
         }
+
+    def _votes(self, embeddings, nearest=None):
+        """`-||z - mu||^2 / (2 s^2)`, `[B, C, K]`; `-inf` for all but exactly `nearest` clusters of an example."""
+        clusters = self.num_classes * self.clusters_per_class
+        if nearest is not None and not 1 <= nearest <= clusters:
+            raise ValueError(f"nearest must lie in 1..{clusters} (C * K); got {nearest}.")
+        votes = -0.5 * self.squared_distances(embeddings) / self.variance
+        if nearest is None or nearest == clusters:
+            return votes
+        # Places in the order of the distances, not a threshold: among equals, some vote and some do not.
+        places = ops.argsort(ops.argsort(ops.reshape(-votes, (-1, clusters)), axis=-1), axis=-1)
+        may_vote = ops.reshape(places < nearest, (-1, self.num_classes, self.clusters_per_class))
+        return ops.where(may_vote, votes, -float("inf"))
 
     def _geometry(self, embeddings):
         return ops.cast(embeddings, "float32"), ops.convert_to_tensor(self.centers)

@@ -50,6 +50,20 @@ def test_certify_writes_a_row_for_each_image(trained, digits):
     np.testing.assert_allclose(radii, certificate.certified_radius, atol=1e-5)
 
 
+def test_the_papers_recipe_resumes_where_its_checkpoint_ends(trained):
+    def train(epochs):
+        arguments = ("--checkpoint", "checkpoint", "--csv-log", "logs/clustr.csv", "--output", "clustr.keras")
+        return clustr("train", "--recipe", "clustr", "--fast", "--epochs", epochs, *arguments, cwd=trained)
+
+    for epochs in (2, 3):
+        code, out, err = train(epochs)
+        assert (code, err) == (0, "")
+        assert "clean accuracy" in out
+        rows = list(csv.DictReader((trained / "logs" / "clustr.csv").open()))
+        assert [int(row["epoch"]) for row in rows] == list(range(epochs))
+    assert (trained / "checkpoint" / "checkpoint.npz").exists()
+
+
 def test_serve_and_query_over_both_protocols(trained):
     command = [CLUSTR, "serve", "serving", "--grpc-port", "0", "--rest-port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=trained) as server:
@@ -114,8 +128,9 @@ def test_audit_of_false_certificates_saves_counterexamples_and_exits_with_1(trai
 def test_errors_are_one_line_and_exit_status_2(trained):
     (trained / "other.keras").write_text("not a model")
     for arguments, message in (
-        (("train", "--recipe", "magic"), "--recipe must be certified; got magic"),
-        (("train", "--data", "imagenet"), "--data must be digits; got imagenet"),
+        (("train", "--recipe", "magic"), "no recipe 'magic'; expected one of certified, clustr"),
+        (("train", "--data", "imagenet", "--data-dir", "."), "there is no data set 'imagenet'"),
+        (("train", "--checkpoint", "here"), "--from and --checkpoint are for the others"),
         (("train", "--output", "model.h5"), r"must be a \.keras file"),
         (("serve", "nowhere"), "nowhere"),
         (("certify", "--model", "other.keras"), "other.keras"),

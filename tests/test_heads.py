@@ -119,25 +119,121 @@ def test_posterior_is_finite_where_every_vote_underflows(cloud):
     assert_allclose(posterior.sum(-1), 1.0, rtol=1e-5)
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"the paper's numbers are not here: {GOLDEN.name}")
-def test_posterior_matches_the_published_code():
-    golden = np.load(GOLDEN)
-    cases = [key for key in golden if key.startswith("posterior") and key.endswith("_embeddings")]
-    assert cases
-    for case in (key.removesuffix("embeddings") for key in cases):
-        head = head_with(golden[f"{case}centers"])
-        head.variance.assign(golden[f"{case}variance"].reshape(head.variance.shape))
-        for name, nearest in (("nearest", int(golden[f"{case}L"])), ("all", None)):
-            # Where the published scores underflow, its probabilities are no longer shares.
-            is_sound = golden[f"{case}{name}_scores"].sum(-1) >= 1e-12
-            ours = np.asarray(head.posterior(golden[f"{case}embeddings"], nearest=nearest))
-            assert_allclose(ours[is_sound], golden[f"{case}{name}_probabilities"][is_sound], atol=1e-5)
+@pytest.fixture(params=range(4))
+def golden(request):
+    """A case of the published posterior, and a head with its centers and variances."""
+    if not GOLDEN.exists():
+        pytest.skip(f"the paper's numbers are not here: {GOLDEN.name}")
+    prefix = f"posterior{request.param}_"
+    case = {key.removeprefix(prefix): value for key, value in np.load(GOLDEN).items() if key.startswith(prefix)}
+    head = head_with(case["centers"])
+    head.variance.assign(case["variance"].reshape(head.variance.shape))
+    return head, case
+
+
+@pytest.mark.parametrize("voters", ["nearest", "all"])
+def test_paper_scores_and_posterior_match_the_published_code(golden, voters):
+    head, case = golden
+    nearest = int(case["L"]) if voters == "nearest" else None
+    scores = head.paper_scores(case["embeddings"], nearest)
+    assert_allclose(scores, case[f"{voters}_scores"], atol=1e-5)
+    probabilities = head.posterior(case["embeddings"], nearest, scores="paper")
+    assert_allclose(probabilities, case[f"{voters}_probabilities"], atol=1e-5)
+
+
+@pytest.mark.parametrize("voters", ["nearest", "all"])
+def test_the_posterior_in_log_space_matches_the_published_code_where_that_does_not_underflow(golden, voters):
+    head, case = golden
+    is_sound = case[f"{voters}_scores"].sum(-1) >= 1e-12
+    assert is_sound.any()
+    nearest = int(case["L"]) if voters == "nearest" else None
+    expected = case[f"{voters}_probabilities"][is_sound]
+    assert_allclose(head.posterior(case["embeddings"][is_sound], nearest), expected, atol=1e-5)
+    log_posterior = np.asarray(head.log_posterior(case["embeddings"][is_sound], nearest))
+    assert_allclose(np.exp(log_posterior), expected, atol=1e-5)
+    assert_array_equal(log_posterior == -np.inf, expected == 0)
+
+
+def test_log_scores_are_the_logarithm_of_the_published_ones_where_those_do_not_underflow(golden):
+    head, case = golden
+    published = case["all_scores"]
+    is_sound = published.sum(-1) >= 1e-12
+    ours = np.asarray(head.log_scores(case["embeddings"]))
+    assert np.isfinite(ours).all()
+    assert_allclose(ours[is_sound], np.log(published[is_sound]), atol=1e-4)
+
+
+def test_far_from_all_centers_log_scores_have_the_gradient_that_the_published_ones_lost(cloud):
+    import tensorflow as tf
+
+    _, centers = cloud
+    head = head_with(centers)
+    variance = np.random.default_rng(1).uniform(0.5, 2.0, size=(4, 3)).astype("float32")
+    head.variance.assign(variance)
+    z = tf.constant(1e3 * np.eye(6, dtype="float32"))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(z)
+        scores, paper = head.log_scores(z), head.paper_scores(z)
+        log_posterior = tf.reduce_sum(head.log_posterior(z, nearest=2)[:, 0])
+        of_first = tf.reduce_sum(scores[:, 0])
+    assert_array_equal(paper, 0.0)
+    assert_array_equal(tape.gradient(paper, z), 0.0)
+
+    wide = z.numpy().astype("float64")[:, None, None] - centers
+    votes = -(wide**2).sum(-1) / (2 * variance)
+    assert_allclose(scores, votes.max(-1) + np.log(np.exp(votes - votes.max(-1, keepdims=True)).sum(-1)), rtol=1e-6)
+    shares = np.exp(votes[:, 0] - votes[:, 0].max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    expected = -(shares[..., None] * wide[:, 0] / variance[0, :, None]).sum(1)
+    assert_allclose(tape.gradient(of_first, z), expected, rtol=1e-4, atol=1e-3)
+    assert np.isfinite(tape.gradient(log_posterior, z)).all()
+
+
+def test_the_gradient_of_the_posterior_is_finite_where_classes_have_no_vote(cloud):
+    import tensorflow as tf
+
+    z, centers = tf.constant(cloud[0]), cloud[1]
+    for scores in ("log", "paper"):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            posterior = head_with(centers).posterior(z, nearest=2, scores=scores)
+            value = tf.reduce_sum(posterior**2)
+        assert (posterior.numpy() == 0).any(axis=-1).all()
+        gradient = tape.gradient(value, z).numpy()
+        assert np.isfinite(gradient).all()
+        assert np.abs(gradient).max() > 1e-3
+
+
+def test_published_probabilities_fade_where_the_scores_sum_to_less_than_1e_12():
+    head = head_with([[[0.0]], [[1.0]]])
+    sums = np.exp([-(20 + 2 * np.arange(10.0))]).T  # from 2e-9 to 3e-17, next to the other class's share
+    z = -np.sqrt(-2 * np.log(sums)).astype("float32")
+    scores = np.exp(-0.5 * (z.astype("float64") - [0.0, 1.0]) ** 2)
+    expected = scores / np.maximum(scores.sum(-1, keepdims=True), 1e-12)
+    assert (expected.sum(-1) > 0.999).any()
+    assert (expected.sum(-1) < 0.1).any()
+    assert_allclose(head.posterior(z, scores="paper"), expected, rtol=1e-4)
+    assert_allclose(head.posterior(z), scores / scores.sum(-1, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("nearest", range(1, 9))
+def test_exactly_the_asked_number_votes_among_equals(nearest):
+    head = head_with(np.ones((4, 2, 3)))
+    scores = np.asarray(head.paper_scores(np.ones((5, 3), "float32"), nearest))
+    assert_array_equal(scores.sum(-1), nearest)
+    assert np.isin(scores, [0, 1, 2]).all()
 
 
 @pytest.mark.parametrize("nearest", [0, 13])
-def test_posterior_refuses_a_number_of_voters_that_cannot_be(cloud, nearest):
-    with pytest.raises(ValueError, match=r"nearest must lie in 1\.\.12"):
-        head_with(cloud[1]).posterior(cloud[0], nearest=nearest)
+@pytest.mark.parametrize("method", ["posterior", "log_posterior", "paper_scores"])
+def test_a_number_of_voters_that_cannot_be_is_refused(cloud, method, nearest):
+    with pytest.raises(ValueError, match=rf"nearest must lie in 1\.\.12 \(C \* K\); got {nearest}"):
+        getattr(head_with(cloud[1]), method)(cloud[0], nearest=nearest)
+
+
+def test_scores_of_another_name_are_refused(cloud):
+    with pytest.raises(ValueError, match='scores must be "log" or "paper"; got \'linear\''):
+        head_with(cloud[1]).posterior(cloud[0], scores="linear")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustr_keras.data.checks import check_images, check_labels
+from clustr_keras.data.checks import check_image_shape, check_images, check_labels
 
 
 def gray(*shape):
@@ -120,3 +120,36 @@ def test_labels_of_another_shape_are_refused(shape):
 def test_there_must_be_one_label_for_each_image(count):
     with pytest.raises(ValueError, match=f"got {count} labels, 3 images"):
         check_labels(np.zeros(count, int), 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("given_shape", "expected", "advice"),
+    [
+        ((2, 28, 28, 1), (28, 28, 3), r"Repeat the gray channel .*axis=-1\), or build the model for \(28, 28, 1\)"),
+        ((2, 28, 28, 3), (28, 28, 1), r"Average the colors .*, or build the model for \(28, 28, 3\)"),
+        ((2, 28, 28, 4), (28, 28, 3), "Convert the images to 3 channels, or"),
+        ((2, 28, 28, 1), (32, 32, 1), r"Resize the images to 32 x 32, or build the model for \(28, 28, 1\)"),
+        ((2, 28, 28, 1), (None, 32, 1), "Resize the images to any x 32, or"),
+        ((2, 28, 28, 1), (32, 32, 3), "Resize the images to 32 x 32 and repeat the gray channel"),
+        ((2, 28, 28), (28, 28, 1), r"images\[\.\.\., None\]"),
+        ((2, 3, 32, 32), (32, 32, 3), r"numpy\.moveaxis"),
+        ((2, 784), (28, 28, 1), r"got \(2, 784\)\.$"),
+    ],
+)
+def test_images_of_another_shape_come_with_the_way_to_fit(given_shape, expected, advice):
+    with pytest.raises(ValueError, match=advice):
+        check_images(gray(*given_shape), expected)
+    with pytest.raises(ValueError, match=advice):
+        check_image_shape(given_shape, expected)
+
+
+def test_the_ways_to_fit_do_fit():
+    check_image_shape(np.repeat(gray(2, 5, 5, 1), 3, axis=-1).shape, (5, 5, 3))
+    check_image_shape(gray(2, 5, 5, 3).mean(axis=-1, keepdims=True).shape, (5, 5, 1))
+    check_image_shape(gray(2, 5, 5)[..., None].shape, (5, 5, 1))
+    check_image_shape(np.moveaxis(gray(2, 3, 5, 4), 1, -1).shape, (5, 4, 3))
+
+
+def test_the_error_uses_the_name_of_the_labels():
+    with pytest.raises(ValueError, match=r"^test labels must lie in 0\.\.1"):
+        check_labels([0, 2], 2, name="test labels")

@@ -1,4 +1,4 @@
-"""Losses on distance logits."""
+"""Cross-entropy of distance logits with a margin."""
 
 import keras
 from keras import ops
@@ -18,6 +18,9 @@ class CertifiedMarginLoss(keras.losses.Loss):
         reduction: As for all Keras losses.
         name: Name of the loss.
 
+    Attributes:
+        acts_on: `"logits"`.
+
     Input shape:
         `y_true`: ints `[B]` or `[B, 1]`. `y_pred`: distance logits `[B, C]`.
 
@@ -32,6 +35,8 @@ class CertifiedMarginLoss(keras.losses.Loss):
     Reference:
         Tsuzuku, Sato and Sugiyama, Lipschitz-Margin Training, NeurIPS 2018, for margins of Lipschitz networks.
     """
+
+    acts_on = "logits"
 
     def __init__(
         self,

@@ -113,3 +113,7 @@ def test_a_copy_from_its_configuration_computes_the_same(batch, copy):
 
 def test_it_is_registered_under_the_package():
     assert keras.saving.get_registered_name(CertifiedMarginLoss) == "clustr_keras>CertifiedMarginLoss"
+
+
+def test_it_says_what_it_acts_on():
+    assert CertifiedMarginLoss.acts_on == "logits"

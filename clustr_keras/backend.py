@@ -1,0 +1,114 @@
+"""What Keras has no neutral call for: gradients of inputs, noise by example, and where a replica stands."""
+
+import contextlib
+import math
+
+import keras
+from keras import ops
+
+
+def input_gradient(function, inputs, variables):
+    """Gradient of the sum of a function's values in its inputs.
+
+    Args:
+        function: From a tensor like `inputs` to a pair, the values in a tensor of any shape, and any other tensor. It
+            may update variables (batch normalization in training mode does).
+        inputs: Tensor.
+        variables: Those that the function reads or updates.
+
+    Returns:
+        `(gradient, other)`: a tensor like `inputs`, and the function's other tensor, which still has its own gradient
+        in the weights.
+
+    Raises:
+        NotImplementedError: On a backend other than TensorFlow and JAX.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(inputs)
+            values, other = function(inputs)
+            value = ops.sum(values)
+        return tape.gradient(value, inputs), other
+    if backend == "jax":
+        import jax
+
+        def pure(inputs):
+            scope = keras.StatelessScope(state_mapping=[(variable, variable.value) for variable in variables])
+            with scope:
+                values, other = function(inputs)
+            return ops.sum(values), (other, [scope.get_current_value(variable) for variable in variables])
+
+        gradient, (other, updated) = jax.grad(pure, has_aux=True)(inputs)
+        for variable, value in zip(variables, updated, strict=True):
+            if not variable.trainable:
+                variable.assign(value)
+        return gradient, other
+    raise NotImplementedError(f"the gradient of an input is known for tensorflow and jax; the backend is {backend}.")
+
+
+def example_noise(kind, seed, step, examples, shape):
+    """Noise that depends on the seed, the step and the number of the example alone.
+
+    Args:
+        kind: `"uniform"` in (-1, 1), or `"normal"`.
+        seed: Integer in 0..2^31 - 1.
+        step: Int scalar tensor.
+        examples: Ints `[B]`, the numbers of the examples in the global batch.
+        shape: Of one example.
+
+    Returns:
+        float32 `[B, *shape]`.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        def of_example(example):
+            key = tf.stack([seed * 2**32 + tf.cast(step, tf.int64), tf.cast(example, tf.int64)])
+            return tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
+
+        # Bits, since XLA makes other floats of them than the executor does.
+        bits = tf.map_fn(of_example, examples, fn_output_signature=tf.uint32, parallel_iterations=16)
+        uniform = tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-23 - 1.0 + 2.0**-24
+        return math.sqrt(2.0) * tf.math.erfinv(uniform) if kind == "normal" else uniform
+    if backend == "jax":
+        import jax
+
+        def of_example(example):
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), example)
+            if kind == "normal":
+                return jax.random.normal(key, shape)
+            return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+        return jax.vmap(of_example)(examples)
+    raise NotImplementedError(f"noise by example is known for tensorflow and jax; the backend is {backend}.")
+
+
+def examples_of_replica(batch_size):
+    """Numbers in the global batch of this replica's examples, ints `[B]`, for equal shares."""
+    first = 0
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            first = context.replica_id_in_sync_group * batch_size
+    return ops.cast(first + ops.arange(batch_size), "int32")
+
+
+def num_replicas():
+    """Number of replicas that a step runs on."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def strategy_scope(model):
+    """The scope of the distribution strategy that a model was made under."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()

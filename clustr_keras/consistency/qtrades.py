@@ -1,0 +1,61 @@
+"""QTRADES, the one-step consistency term of the paper."""
+
+import keras
+from keras import ops
+
+from clustr_keras.consistency.term import ScoreConsistency
+from clustr_keras.losses.consistency import cross_entropy_between
+
+
+@keras.saving.register_keras_serializable(package="clustr_keras")
+class QTRADES(ScoreConsistency):
+    """`weight * CE(p(x), scores(x'))`, with `x'` one signed-gradient step from a uniform start in the l_inf ball.
+
+    The step ascends the same cross-entropy, is projected back to the ball and the pixel range, and regards p(x) as
+    given; in the loss p(x) has its gradient. Three passes in all: one for the images, one for the attack, one for the
+    twins.
+
+    Args:
+        weight: Float, lambda.
+        eps: Float, radius of the l_inf ball, pixels in [0, 1].
+        step_size: Float, length of the step; 1.25 eps by default.
+        scores: `"log"`, `"logits"` or `"paper"`: what the class distribution is made of.
+        paper_gradient: Whether the gradient of the attack's loss in the weights is added to that of the training loss,
+            as it was in the published code, by accident.
+        seed: Integer, of the starts.
+
+    Example:
+
+    >>> model.compile("adam", loss=MagnetLoss(), consistency=QTRADES(weight=8.0))
+
+    Reference:
+        Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
+    """
+
+    def __init__(self, weight=8.0, eps=8 / 255, step_size=None, scores="log", paper_gradient=False, seed=0):
+        super().__init__(weight, eps, 1.25 * eps if step_size is None else step_size, steps=1, scores=scores, seed=seed)
+        self.paper_gradient = bool(paper_gradient)
+
+    def __call__(self, model, images, embeddings, step):
+        """Computes the weighted term of each example, `[B]`."""
+        if not self.paper_gradient:
+            return super().__call__(model, images, embeddings, step)
+        clean = self.features(model.head, embeddings)
+        given = ops.stop_gradient(clean)
+        perturbed, start = self.perturb(model, images, given, step)
+        twins = self.features(model.head, model.backbone(ops.stop_gradient(perturbed), training=True))
+        of_attack = self.inner(given, self.features(model.head, start))
+        # Its gradient, and not its value.
+        return self.weight * self.outer(clean, twins) + (of_attack - ops.stop_gradient(of_attack))
+
+    def inner(self, clean, twins):
+        """Cross-entropy of the twins with the images' distribution."""
+        return cross_entropy_between(self.distribution(clean), twins)
+
+    outer = inner
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        config = super().get_config()
+        del config["steps"]
+        return {**config, "paper_gradient": self.paper_gradient}

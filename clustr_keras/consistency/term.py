@@ -1,0 +1,156 @@
+"""What all consistency terms have in common: the perturbed twin, and what is compared."""
+
+import keras
+from keras import ops
+
+from clustr_keras.backend import example_noise, examples_of_replica, input_gradient
+
+# The largest entry of an attack's gradient on its way into the backbone: the middle of what float16 can hold.
+_GRADIENT_SIZE = 256.0
+
+
+@ops.custom_gradient
+def _rescale_gradient(values):
+    """The values. Their gradient is multiplied by one number that gives its largest entry a fixed size.
+
+    The attack uses its sign alone, and a half precision backbone would lose what is too small or too large.
+    """
+
+    def gradient(*arguments, upstream=None):
+        upstream = arguments[0] if upstream is None else upstream
+        return upstream * (_GRADIENT_SIZE / ops.maximum(ops.max(ops.abs(upstream)), 1e-30))
+
+    return values, gradient
+
+
+class ConsistencyTerm:
+    """A term `weight * D(f(x), f(x'))` with `x'` from ascending a divergence within an l_inf ball around x.
+
+    Every pass runs in training mode, as in the published code. The attack's own gradient reaches no weight. The start
+    is drawn from the seed, the step and the number of the example in the global batch alone.
+
+    A subclass says what is compared (`features`) and how (`inner` for the attack, `outer` for the loss).
+
+    Args:
+        weight: Float, the factor of the term.
+        eps: Float, radius of the l_inf ball, pixels in [0, 1].
+        step_size: Float, or one per channel: length of a step of the signed gradient.
+        steps: Integer.
+        seed: Integer.
+    """
+
+    start = "uniform"
+
+    def __init__(self, weight, eps, step_size, steps, seed=0):
+        step_size = [float(step) for step in step_size] if isinstance(step_size, list | tuple) else float(step_size)
+        if not weight >= 0:
+            raise ValueError(f"weight must be at least 0; got {weight}.")
+        if not 0 < eps <= 1 or not min(step_size if isinstance(step_size, list) else [step_size]) > 0:
+            raise ValueError(
+                f"eps must lie in (0, 1] and step_size must be positive, for pixels in [0, 1]; got {eps}, {step_size}."
+            )
+        if not (isinstance(steps, int) and steps >= 1):
+            raise ValueError(f"steps must be an integer of at least 1; got {steps!r}.")
+        self.weight, self.eps, self.step_size = float(weight), float(eps), step_size
+        if not (isinstance(seed, int) and 0 <= seed < 2**31):
+            raise ValueError(f"seed must be an integer in 0..2^31 - 1; got {seed!r}.")
+        self.steps, self.seed = steps, seed
+
+    def __call__(self, model, images, embeddings, step):
+        """Computes the weighted term of each example.
+
+        Args:
+            model: `ClustrClassifier`, or anything with a `backbone` and a `head`.
+            images: Floats `[B, H, W, C]` in [0, 1].
+            embeddings: Floats `[B, D]`, of the images, from the pass that the loss is computed on.
+            step: Int scalar, the number of the training step.
+
+        Returns:
+            float32 `[B]`.
+        """
+        clean = self.features(model.head, embeddings)
+        perturbed, _ = self.perturb(model, images, ops.stop_gradient(clean), step)
+        twins = self.features(model.head, model.backbone(ops.stop_gradient(perturbed), training=True))
+        return self.weight * self.outer(clean, twins)
+
+    def perturb(self, model, images, clean, step):
+        """The twins `[B, H, W, C]`, and the embeddings `[B, D]` of what the last step began with."""
+        images = ops.cast(images, "float32")
+        examples = examples_of_replica(ops.shape(images)[0])
+        noise = example_noise(self.start, self.seed, step, examples, images.shape[1:])
+        perturbed = self.from_noise(images, noise)
+
+        def inner(perturbed):
+            embeddings = ops.cast(model.backbone(perturbed, training=True), "float32")
+            return self.inner(clean, self.features(model.head, _rescale_gradient(embeddings))), embeddings
+
+        for _ in range(self.steps):
+            gradient, embeddings = input_gradient(inner, perturbed, model.backbone.variables + model.head.variables)
+            # Where a half precision overflowed all the same there is no direction to go.
+            direction = ops.sign(ops.where(ops.isfinite(gradient), gradient, 0.0))
+            perturbed = self._project(perturbed + ops.convert_to_tensor(self.step_size) * direction, images)
+        return perturbed, embeddings
+
+    def from_noise(self, images, noise):
+        """The start: uniform in the ball, cut to the pixel range."""
+        return self._project(images + self.eps * noise, images)
+
+    def features(self, head, embeddings):
+        """What is compared, float32 `[B, ...]`."""
+        raise NotImplementedError
+
+    def inner(self, clean, twins):
+        """The divergence that the attack ascends, `[B]`."""
+        raise NotImplementedError
+
+    def outer(self, clean, twins):
+        """The divergence that the loss holds, `[B]`."""
+        raise NotImplementedError
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "weight": self.weight,
+            "eps": self.eps,
+            "step_size": self.step_size,
+            "steps": self.steps,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a term from what `get_config` returned."""
+        return cls(**config)
+
+    def _project(self, perturbed, images):
+        return ops.clip(ops.clip(perturbed, images - self.eps, images + self.eps), 0.0, 1.0)
+
+
+class ScoreConsistency(ConsistencyTerm):
+    """A consistency term between class distributions.
+
+    Args:
+        scores: What the distribution is the softmax of: `"log"` for the head's class scores in log space, `"logits"`
+            for its distance logits, `"paper"` for the published scores, which saturate.
+    """
+
+    def __init__(self, weight, eps, step_size, steps, scores="log", seed=0):
+        super().__init__(weight, eps, step_size, steps, seed)
+        if scores not in ("log", "logits", "paper"):
+            raise ValueError(f'scores must be "log", "logits" or "paper"; got {scores!r}.')
+        self.scores = scores
+
+    def features(self, head, embeddings):
+        """Class scores `[B, C]`."""
+        of_embeddings = {"log": head.log_scores, "logits": head, "paper": head.paper_scores}
+        return of_embeddings[self.scores](embeddings)
+
+    def distribution(self, scores):
+        """The distribution of scores: their softmax, and for the published ones their share of the sum."""
+        if self.scores == "paper":
+            return scores / ops.maximum(ops.sum(scores, axis=-1, keepdims=True), 1e-12)
+        return keras.ops.softmax(scores, axis=-1)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "scores": self.scores}

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from clustr_keras.data import CropAndFlip, batch_generator, default_augmentation
+
+
+def images_of(*shape, dtype="uint8"):
+    return np.random.default_rng(0).integers(1, 256, shape).astype(dtype)
+
+
+def every_outcome(image, padding, flip):
+    """All images that one image may become, by (rows down, columns right, flipped)."""
+    height, width = image.shape[:2]
+    outcomes = {}
+    for down in range(-padding, padding + 1):
+        for right in range(-padding, padding + 1):
+            moved = np.zeros_like(image)
+            for y in range(height):
+                for x in range(width):
+                    if 0 <= y + down < height and 0 <= x + right < width:
+                        moved[y, x] = image[y + down, x + right]
+            outcomes[down, right, False] = moved
+            if flip:
+                outcomes[down, right, True] = np.stack([moved[:, width - 1 - x] for x in range(width)], axis=1)
+    return outcomes
+
+
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.integers(1, 4)),
+    padding=st.integers(0, 3),
+    flip=st.booleans(),
+    dtype=st.sampled_from(["uint8", "float32"]),
+    seed=st.integers(0, 2**32),
+)
+def test_every_image_becomes_one_of_its_crops(shape, padding, flip, dtype, seed):
+    images = images_of(*shape, dtype=dtype)
+    before = images.copy()
+    augmented = CropAndFlip(padding, flip)(images, np.random.default_rng(seed))
+    assert augmented.dtype == images.dtype
+    assert augmented.shape == images.shape
+    assert_array_equal(images, before)
+    for image, result in zip(images, augmented, strict=True):
+        assert any(np.array_equal(result, outcome) for outcome in every_outcome(image, padding, flip).values())
+
+
+def test_all_outcomes_are_equally_likely_and_images_move_apart():
+    padding = 1
+    image = images_of(3, 4, 2)
+    outcomes = [outcome.tobytes() for outcome in every_outcome(image, padding, flip=True).values()]
+    assert len(set(outcomes)) == 18
+    images = np.repeat(image[None], 18 * 400, axis=0)
+    augmented = CropAndFlip(padding)(images, np.random.default_rng(0))
+    drawn = np.array([outcomes.index(result.tobytes()) for result in augmented])
+    counts = np.bincount(drawn, minlength=18)
+    # 400 each in the mean, with a standard deviation of 19.
+    assert counts.min() > 300
+    assert counts.max() < 500
+    # What happens to one image says nothing about the next: 1 in 18 pairs agrees.
+    assert abs(np.mean(drawn[1:] == drawn[:-1]) - 1 / 18) < 0.015
+
+
+def test_without_padding_and_flip_nothing_changes():
+    images = images_of(5, 4, 3, 2)
+    assert_array_equal(CropAndFlip(padding=0, flip=False)(images, np.random.default_rng(0)), images)
+
+
+def test_the_generator_decides_alone():
+    images, augment = images_of(50, 8, 8, 3), CropAndFlip()
+    first = augment(images, batch_generator(1, 2, 3))
+    assert_array_equal(first, augment(images, batch_generator(1, 2, 3)))
+    for other in [(2, 2, 3), (1, 3, 3), (1, 2, 4), (3, 2, 1), (2, 1, 3)]:
+        assert not np.array_equal(first, augment(images, batch_generator(*other)))
+
+
+def test_generators_of_different_batches_are_streams_apart():
+    draws = {
+        tuple(batch_generator(s, e, b).integers(2**32, size=2)) for s in range(5) for e in range(5) for b in range(5)
+    }
+    assert len(draws) == 125
+
+
+def test_the_papers_augmentation():
+    assert default_augmentation("cifar10") == CropAndFlip(padding=4, flip=True)
+    assert default_augmentation("cifar100:3.0.2") == CropAndFlip(padding=4, flip=True)
+    for name in ("svhn_cropped", "mnist", "mnist10k", "fashion_mnist", "digits", "cifar10_1", "cifar10_corrupted"):
+        assert default_augmentation(name) is None
+
+
+@pytest.mark.parametrize("padding", [-1, 1.5, None])
+def test_a_padding_that_is_none_is_refused(padding):
+    with pytest.raises(ValueError, match="padding must be an integer of at least 0"):
+        CropAndFlip(padding)
+
+
+def test_one_image_alone_is_refused():
+    with pytest.raises(ValueError, match=r"\[B, H, W, C\]; got \(8, 8, 3\)"):
+        CropAndFlip()(images_of(8, 8, 3), np.random.default_rng(0))
+
+
+def test_a_negative_epoch_is_refused():
+    with pytest.raises(ValueError, match="negative"):
+        batch_generator(0, -1, 0)
