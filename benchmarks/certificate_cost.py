@@ -14,7 +14,12 @@ from clustr_keras import ClustrClassifier
 from clustr_keras.backbones import lipschitz_mlp
 
 BATCH = 256
-CASES = ((10, 1, "union"), (10, 4, "union"), (10, 4, "exact"), (100, 1, "union"), (1000, 1, "union"))
+CASES = (
+    *((10, clusters, method) for clusters in (1, 4) for method in ("nearest", "union", "exact", "soft")),
+    *((100, clusters, method) for clusters, method in ((1, "nearest"), (1, "union"), (2, "exact"), (1, "soft"))),
+    *((1000, 1, method) for method in ("nearest", "union", "soft")),
+    (1000, 2, "exact"),
+)
 ROUNDS = 9
 SEED = 0
 

@@ -66,9 +66,14 @@ class CenterGeometry(keras.layers.Layer):
 
     def normal_products(self, class_ids, rivals):
         """`n_ab . n_a'b` of the centers `a`, `a'` of a class per example and T rivals `b` each, `[B, T, K, K]`."""
-        if self._normal_table is None:
-            return certificates.normal_products(self._by_class(), class_ids, rivals)
-        return ops.take(self._normal_table, self._rows(class_ids, rivals), axis=0)
+        if self._normal_table is not None:
+            return ops.take(self._normal_table, self._rows(class_ids, rivals), axis=0)
+        own = ops.take(self._by_class(), class_ids, axis=0)[:, None]  # [B, 1, K, D]
+        rival = ops.take(self.centers, rivals, axis=0)[:, :, None]  # [B, T, 1, D]
+        # The same inverse as in a signed distance: what is 0 there must be 0 here.
+        inverse_gaps = ops.take_along_axis(self.inverse_gaps(class_ids), rivals[:, :, None], axis=1)
+        normals = (own - rival) * inverse_gaps[..., None]
+        return ops.matmul(normals, ops.swapaxes(normals, -1, -2))
 
     def dual_weights(self, class_ids, rivals, h):
         """`certificates.dual_weights` for the same and signed distances `h` `[B, T, K]`."""

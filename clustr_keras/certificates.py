@@ -18,8 +18,9 @@ from keras import ops
 # Below this distance two centers count as coincident: the square of a smaller one leaves float32's range.
 COINCIDENT = 1e-15
 
-# The exact margin projects on this many rivals, tries all active sets up to this K, and sweeps so often beyond it.
-_PROJECTED_RIVALS = 8
+# The exact margin projects on this many rivals: on all for C <= 6 and K <= 4. It tries all active sets up to this K,
+# and sweeps so often beyond it.
+PROJECTED_RIVALS = 20
 ENUMERATED_CLUSTERS = 4
 _SWEEPS = 50
 
@@ -99,11 +100,12 @@ def exact_radius(embeddings, centers, lipschitz=1.0):
     `z`: the set is where `b` is at least as near as every center of `c`. With the normals `n_ab` of the bisecting
     hyperplanes, every `l >= 0` bounds the distance from below by `(l . h) / ||sum_a l_a n_ab||`, the distance to the
     half-space that `l` combines from them; the largest such bound is the distance itself (duality). For K <= 4 all
-    sets of active hyperplanes are tried, for larger K coordinate ascent makes 50 sweeps. The rivals with the smallest
-    union value are projected on; the next union value bounds the rest.
+    sets of active hyperplanes are tried, for larger K coordinate ascent makes 50 sweeps. The 20 rivals with the
+    smallest union value are projected on; the next union value bounds the rest.
 
-    Never smaller than `union_radius`; minus a bound on its own rounding elsewhere. For an isometric embedding
-    some perturbation of that norm does change the class. The gradient is that of the bound at the best `l`.
+    Never smaller than `union_radius`; minus a bound on its own rounding elsewhere. With at most 20 rivals and an
+    isometric embedding some perturbation of that norm does change the class. The gradient is that of the bound at the
+    best `l`.
 
     Args:
         embeddings: Floats `[B, D]`.
@@ -210,14 +212,15 @@ def exact_margin(embeddings, centers, class_ids):
     return ops.minimum(ops.min(margins, axis=-1), of_rest)
 
 
-def closest_rivals(union, count):
+def closest_rivals(union, count, projected=PROJECTED_RIVALS):
     """Flat ids `[B, T]` of the rivals with the smallest union values, and the next such value, `[B]`.
 
     Args:
         union: Floats `[B, C*K]`, infinite for the centers that are no rivals.
         count: Integer, the number of rivals of an example.
+        projected: Integer, the largest T.
     """
-    chosen = min(_PROJECTED_RIVALS, count)
+    chosen = min(projected, count)
     smallest, indices = ops.top_k(-ops.stop_gradient(union), chosen + 1)
     return indices[:, :-1], -smallest[:, -1]
 
@@ -413,11 +416,11 @@ def half_space_distance(weights, gram, h, dim):
         Floats `[B, T]`.
     """
     gamma = 2.0 * (dim + 2 * h.shape[-1] + 16) * unit_roundoff(h.dtype)
-    total = ops.sum(weights, axis=-1, keepdims=True)
-    weights = weights / ops.where(total > 0.0, total, 1.0)
-    square = gamma + ops.sum(ops.matmul(weights, gram) * weights, axis=-1)
+    # Relative to the sum of the weights, since unit normals cancel: and never 0, where all weights are.
+    rounding = gamma * ops.square(ops.sum(weights, axis=-1)) + 1e-30
+    square = ops.maximum(ops.sum(ops.matmul(weights, gram) * weights, axis=-1), 0.0) + rounding
     numerator = ops.sum(weights * (h - gamma * ops.abs(h))[..., None, :], axis=-1)
-    return ops.max(numerator / ops.sqrt(ops.maximum(square, gamma)), axis=-1) * (1.0 - gamma)
+    return ops.max(numerator / ops.sqrt(square), axis=-1) * (1.0 - gamma)
 
 
 def dual_weights(gram, h):

@@ -1,5 +1,7 @@
 """The model that is deployed: images in, class and certified radius out, with float32 rounding accounted for."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,12 +9,16 @@ from keras import ops
 from clustr_keras import certificates
 from clustr_keras.deployed_head import DeployedHead
 from clustr_keras.lipschitz.arithmetic import is_ieee_float32
-from clustr_keras.lipschitz.bounds import FLOAT32_UNDERFLOW
+from clustr_keras.lipschitz.spectral import gamma
 
 METHODS = ("nearest", "union", "exact", "soft")
 
 # Where no number on the way is larger, no square and no sum of products leaves float32's range.
 _LARGEST = 2.0**60
+
+# The largest number, and the least positive one that is not subnormal.
+_LARGEST_FLOAT32 = float(np.finfo("float32").max)
+_LEAST_FLOAT32 = 2.0**-126
 
 
 class Certifier(keras.Model):
@@ -28,10 +34,9 @@ class Certifier(keras.Model):
     has `s_a - s_b <= 4 E` for all `a` of the winning class `c`, by one hyperplane each (`nearest`, `union`) or by their
     intersection (`exact`), with `E` at its largest. The computed embeddings of `x'` and `x` differ by at most
     `L ||x' - x|| + s(x') + s(x)`. If that is less than `m(z)`, then for each rival `b` some `a` of class `c` has
-    `s_a - s_b > 4 E(z')`, so that the computed difference exceeds `2 E`: the largest computed score is one of class
-    `c`. A logit is the smallest, over `b`, of the largest such difference, over `a`, times a positive number: that of
-    `c` is positive, and that of any other class is not, by its comparison with the largest score. Neither the division
-    by L that follows nor the rounding to float32 closes such a gap. `s` and `E` grow with the norm of their argument,
+    `s_a - s_b > 4 E(z')`, so that the computed difference is positive: the largest computed score is one of class `c`,
+    which is the class computed for `x'`. Its logit is not negative, by its comparison with the largest score those of
+    other classes are not positive, and there they are kept from 0. `s` and `E` grow with the norm of their argument,
     and `||x'|| <= ||x|| + r` for an `r` that no radius exceeds: they are taken there (`r` is the margin without slack,
     for `E` the distance from `z` to the nearest rival center, both over L). Since the scores at `z` are off by `E` as
     well, `m(z)` is computed for 8 `E`, less its own rounding, and rounded downward to float32. Where a number might
@@ -39,7 +44,7 @@ class Certifier(keras.Model):
 
     Args:
         backbone: `keras.Model` from images to embeddings, with plain weights (see `lipschitz.condense`).
-        head: `ClusterHead`; its centers and temperature as they are now.
+        head: `ClusterHead`; its centers as they are now.
         bound: `LipschitzBound` of that backbone.
         method: `"nearest"`, `"union"`, `"exact"` or `"soft"`, see `clustr_keras.certificates`. With `"soft"` the class
             is that of the largest soft score, `logits` are those scores, and there is no certified radius, since the
@@ -62,7 +67,7 @@ class Certifier(keras.Model):
         self.backbone = backbone
         self.bound = bound
         self.method = method
-        self.temperature = head.temperature
+        self.head = head
         self.centers = ops.convert_to_numpy(head.centers)
         self.deployed_head = DeployedHead(self.centers, method)
         if method == "soft":
@@ -84,7 +89,7 @@ class Certifier(keras.Model):
             probabilities = ops.softmax(logits, axis=-1)
         else:
             class_ids = nearest_cluster // self.deployed_head.clusters
-            probabilities = ops.softmax(self.temperature * logits, axis=-1)
+            probabilities = self.head.probabilities(logits)
         is_winner = ops.one_hot(class_ids, self.deployed_head.num_classes, dtype="bool")
         return {
             "class_ids": class_ids,
@@ -106,11 +111,14 @@ class Certifier(keras.Model):
 
     def _logits(self, embeddings, scores):
         if self.method == "soft":
-            logits = certificates.soft_scores(*self._wide(embeddings), self.variance)
-        else:
-            # By the bound that the certificate is made with, whatever the head trains with meanwhile.
-            logits = self.deployed_head.logits(scores) / self.bound.value
-        return ops.cast(logits, "float32")
+            return ops.cast(certificates.soft_scores(*self._wide(embeddings), self.variance), "float32")
+        # By the bound that the certificate is made with, whatever the head trains with meanwhile.
+        logits = self.deployed_head.logits(scores) / self.bound.value
+        logits = ops.cast(ops.clip(logits, -_LARGEST_FLOAT32, _LARGEST_FLOAT32), "float32")
+        # Nearly 0 they may have been rounded to 0, or come from coincident centers: those of other classes stay below.
+        winner = self.deployed_head.nearest_cluster(scores) // self.deployed_head.clusters
+        is_winner = ops.one_hot(winner, self.deployed_head.num_classes, dtype="bool")
+        return ops.where(is_winner, logits, ops.minimum(logits, -_LEAST_FLOAT32))
 
     def _wide(self, embeddings):
         wide = certificates.widest_float()
@@ -119,30 +127,27 @@ class Certifier(keras.Model):
     def _radii(self, images, embeddings, scores, class_ids):
         if self.method == "soft":
             radius = certificates.soft_radius(*self._wide(embeddings), self.bound.value, self.variance)
-            return {"radius": ops.cast(_finite(radius), "float32")}
+            return {"radius": _as_float32(radius)}
         if not self.has_rounding_analysis:
             margin, _ = self.deployed_head.margins(scores, class_ids, ops.zeros_like(scores[:, 0]))
             return {"radius": self._as_radius(margin)}
-        axes = tuple(range(1, len(images.shape)))
-        norm = _slightly_more(ops.sqrt(ops.sum(ops.square(ops.cast(images, scores.dtype)), axis=axes)))
+        norm = _norm_bound(ops.cast(images, scores.dtype))
         of_scores, is_in_range = self._score_slack(norm, embeddings, scores, class_ids)
         margin, with_slack = self.deployed_head.margins(scores, class_ids, of_scores)
         of_backbone = self._backbone_slack(norm, ops.maximum(margin, with_slack) / self.bound.value)
         certified = _finite(ops.where(is_in_range, (with_slack - of_backbone) / self.bound.value, 0.0))
         # The factor makes up for rounding to the nearest float32 number.
-        certified = ops.cast(ops.maximum(certified, 0.0) * (1.0 - 2.0**-22), "float32")
+        certified = _as_float32(ops.maximum(certified, 0.0) * (1.0 - 2.0**-22))
         return {"radius": self._as_radius(margin), "certified_radius": certified}
 
     def _as_radius(self, margin):
-        return ops.cast(_finite(ops.maximum(margin, 0.0) / self.bound.value), "float32")
+        return _as_float32(ops.maximum(margin, 0.0) / self.bound.value)
 
     def _backbone_slack(self, norm, reach):
         """What rounding may cost in the backbone, at an image and at any within `reach` of it, `[B]`."""
         slope, intercept = self.bound.rounding_slope, self.bound.rounding_intercept
         reach = _slightly_more(ops.maximum(reach, 0.0))
-        # The last term since logits below the normal range may be flushed to zero.
-        underflow = self.bound.value * 2.0 * FLOAT32_UNDERFLOW
-        return _slightly_more(slope * (norm + (norm + reach)) + 2.0 * intercept + underflow)
+        return _slightly_more(slope * (norm + (norm + reach)) + 2.0 * intercept)
 
     def _score_slack(self, norm, embeddings, scores, class_ids):
         """What rounding may cost in a difference of scores, `[B]`, and whether no number leaves its range."""
@@ -150,8 +155,7 @@ class Certifier(keras.Model):
         here = _slightly_more(head.size(embeddings))
         reach = _slightly_more(head.distance_to_rivals(here, scores, class_ids) / self.bound.value)
         there = _slightly_more(here + self.bound.value * reach + self._backbone_slack(norm, reach))
-        # 4 E at the neighbor, 4 E here, and what may be flushed to zero.
-        slack = 8.0 * head.error(there) + 44.0 * head.dim * FLOAT32_UNDERFLOW * (1.0 + there) ** 2
+        slack = 8.0 * head.error(there)  # 4 E at the neighbor, 4 E here
         largest = self.bound.peak_slope * (norm + reach) + self.bound.peak_intercept
         largest_center = float(np.max(np.abs(self.centers)))
         return _slightly_more(slack), (largest < _LARGEST) & (there + largest_center < _LARGEST)
@@ -169,9 +173,23 @@ def _slightly_more(value):
     return value * (1.0 + wide)
 
 
+def _norm_bound(images):
+    """Upper bound of the norm of images, `[B]`."""
+    count = math.prod(images.shape[1:])
+    norm = ops.sqrt(ops.sum(ops.square(images), axis=tuple(range(1, len(images.shape)))))
+    # Sums round, and the squares of the smallest pixels are lost where float32 is all there is.
+    error = gamma(count + 2, certificates.unit_roundoff(norm.dtype))
+    return _slightly_more(norm * (1.0 + error) + math.sqrt(count) * 2.0**-62)
+
+
 def _finite(radius):
     """0 in place of what is not a number: a radius that overflowed, or that of an image or weight that is none."""
     return ops.where(ops.isfinite(radius), radius, 0.0)
+
+
+def _as_float32(radius):
+    """A radius in float32: 0 where it is not a number, the largest number where it is larger."""
+    return ops.cast(ops.minimum(ops.where(ops.isnan(radius), 0.0, radius), _LARGEST_FLOAT32), "float32")
 
 
 def as_arrays(outputs):

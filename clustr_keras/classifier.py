@@ -9,6 +9,7 @@ import numpy as np
 
 from clustr_keras.backend import examples_of_replica, strategy_scope
 from clustr_keras.certification import METHODS, Certifier, as_arrays
+from clustr_keras.consistency import FreeAdversarialTraining
 from clustr_keras.data.checks import check_images, check_labels
 from clustr_keras.heads import ClusterHead
 from clustr_keras.lipschitz import (
@@ -26,6 +27,8 @@ from clustr_keras.objective import Objective, class_ids, is_class_and_cluster
 
 # The model whose step is being made and needs embeddings beside its logits. Replicas have threads of their own.
 _in_step = contextvars.ContextVar("in_step", default=None)
+# The loss of the step that this thread makes. An attribute would be another replica's after they have met.
+_loss_of_step = contextvars.ContextVar("loss_of_step", default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +190,7 @@ class ClustrClassifier(keras.Model):
             **kwargs: As for `keras.Model.compile`.
 
         Raises:
-            ValueError: If `xent_lambda` is negative.
+            ValueError: If `xent_lambda` is negative, or `consistency` or `free` is something else.
         """
         if loss is None:
             loss = CertifiedMarginLoss(temperature=self.head.temperature)
@@ -196,6 +199,8 @@ class ClustrClassifier(keras.Model):
             by_name = {"accuracy": keras.metrics.SparseCategoricalAccuracy}
             metrics = [by_name[m](name=m) if isinstance(m, str) and m in by_name else m for m in metrics]
         self._objective, self._free = Objective(loss, consistency, xent_lambda), free
+        if not isinstance(free, FreeAdversarialTraining | None):
+            raise ValueError(f"free must be FreeAdversarialTraining or None; got {free!r}.")
         if free is not None:
             free.build(self.backbone.input_shape[1:])
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
@@ -217,6 +222,8 @@ class ClustrClassifier(keras.Model):
                 backbone's input, a label leaves `0..C-1`, or an embedding is not finite.
         """
         if self._objective.has_batch_clusters and hasattr(x, "add_losses"):
+            if kwargs.get("class_weight") is not None:
+                raise ValueError("MagnetBatches carry weights of their own; class_weight has no effect on them.")
             self._make_example_losses(x.batch_size)
         self._check_data(x, y)
         if isinstance(validation_data, tuple):
@@ -260,7 +267,7 @@ class ClustrClassifier(keras.Model):
             return self._free.train_step(
                 images,
                 step=lambda images: super(ClustrClassifier, self).train_step((images, y, sample_weight)),
-                loss=lambda: self.optimizer.scale_loss(self._last_loss),
+                loss=lambda: self.optimizer.scale_loss(_loss_of_step.get()),
             )
 
     def test_step(self, *args):
@@ -287,7 +294,8 @@ class ClustrClassifier(keras.Model):
             self.training_step.assign_add(1)
             if self.example_losses is not None and objective.has_batch_clusters and is_class_and_cluster(y):
                 self._record_example_losses(objective.loss.call(y, embeddings))
-        self._last_loss = loss if self._free is not None else None
+        if self._free is not None:
+            _loss_of_step.set(loss)
         return loss
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

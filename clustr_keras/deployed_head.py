@@ -1,11 +1,14 @@
 """The head as it is deployed: class, logits and margins from one product of the embeddings with frozen centers."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from clustr_keras import certificates
 from clustr_keras.center_geometry import CenterGeometry
+from clustr_keras.lipschitz.registry import FLOAT32_UNDERFLOW
 from clustr_keras.lipschitz.spectral import gamma
 
 # So many pairs of centers are compared at a time, for each example.
@@ -17,12 +20,13 @@ class DeployedHead(keras.layers.Layer):
 
     With the centers `mu` relative to their mean `m` the nearest center has the largest score, and the signed distance
     to a bisecting hyperplane is a difference of two: `h_ab(z) = (s_a - s_b) / ||mu_a - mu_b||`. One product with the
-    centers makes all of it, and no rounding makes the class, the nearest cluster and the largest logit disagree, since
-    all of them compare the same scores.
+    centers makes all of it, and class, nearest cluster and logits compare the same scores.
 
     **Rounding.** A computed score is off by at most `E = gamma_(D+16) (||z - m|| + max ||mu||)^2 / 2`, which covers the
     subtraction of two as well. (`z - m` is rounded once, the inner product D times, the stored `||mu||^2 / 2` D + 1
-    times, each difference once more; `gamma_n = n u / (1 - n u)` with the unit roundoff `u`.)
+    times, each difference once more; `gamma_n = n u / (1 - n u)` with the unit roundoff `u`.) What may be flushed to
+    zero, 2 (D + 4) numbers on the way to a score, is added to that. The same `gamma` covers the inverse distances
+    between centers and products with them, whose error is relative.
 
     Args:
         centers: Array `[C, K, D]`.
@@ -53,7 +57,8 @@ class DeployedHead(keras.layers.Layer):
 
     def error(self, size):
         """Bound `E` on the error of a score at a given size."""
-        return 0.5 * self.relative_error * size**2
+        of_underflow = 2.0 * (self.dim + 4) * FLOAT32_UNDERFLOW * (1.0 + size)
+        return 0.5 * self.relative_error * size**2 + of_underflow
 
     def nearest_cluster(self, scores):
         """Flat id `class * K + cluster` of the nearest center, ints `[B]`."""
@@ -63,8 +68,7 @@ class DeployedHead(keras.layers.Layer):
         """Union margin of every class, `[B, C]`, in embedding units; see `certificates.distance_logits`."""
         chunk = _PAIRS_AT_A_TIME // (self.num_classes * self.clusters**2)
         if chunk >= self.num_classes:
-            h = self._signed_distances(scores, np.arange(self.num_classes, dtype="int32"))
-            return ops.min(ops.max(h, axis=-1), axis=-1)
+            return ops.min(self._union(scores, np.arange(self.num_classes, dtype="int32")), axis=-1)
         own, rival = self._deciding_pairs(ops.stop_gradient(scores), max(1, chunk))
         differences = ops.take_along_axis(scores, own, axis=-1) - ops.take_along_axis(scores, rival, axis=-1)
         return differences * self.geometry.inverse_gaps_between(own, rival)
@@ -124,10 +128,15 @@ class DeployedHead(keras.layers.Layer):
         return ops.where(self.owners == class_ids[:, None], float("inf"), ops.max(h, axis=-1))
 
     def _signed_distances(self, scores, class_ids):
-        """`h_ab` for the centers `a` of n classes, the same for all examples, `[B, n, C*K, K]`."""
+        """`h_ab` for the centers `a` of n classes, the same for all examples: K tensors `[B, n, C*K]`."""
         own = ops.take(self._by_class(scores), class_ids, axis=1)
-        h = (own[:, :, None, :] - scores[:, None, :, None]) * self.geometry.inverse_gaps(class_ids)
-        return ops.where((self.owners == class_ids[:, None])[..., None], float("inf"), h)
+        gaps = self.geometry.inverse_gaps(class_ids)
+        return [(own[:, :, k, None] - scores[:, None, :]) * gaps[:, :, k] for k in range(self.clusters)]
+
+    def _union(self, scores, class_ids):
+        """`max_a h_ab` of n classes, `[B, n, C*K]`; infinite for the class's own centers."""
+        h = functools.reduce(ops.maximum, self._signed_distances(scores, class_ids))
+        return ops.where(self.owners == class_ids[:, None], float("inf"), h)
 
     def _deciding_pairs(self, scores, chunk):
         """Flat ids `[B, C]` of the pair of centers (own, rival) that decides each class's margin."""
@@ -136,9 +145,9 @@ class DeployedHead(keras.layers.Layer):
         class_ids = np.minimum(np.arange(chunks * chunk).reshape(chunks, chunk), self.num_classes - 1).astype("int32")
 
         def of_chunk(class_ids):
+            rival = ops.cast(ops.argmin(self._union(scores, class_ids), axis=-1), "int32")  # [B, chunk]
             h = self._signed_distances(scores, class_ids)
-            rival = ops.cast(ops.argmin(ops.max(h, axis=-1), axis=-1), "int32")  # [B, chunk]
-            of_rival = ops.take_along_axis(h, rival[:, :, None, None], axis=2)[:, :, 0]
+            of_rival = ops.stack([ops.take_along_axis(of_k, rival[:, :, None], axis=-1)[..., 0] for of_k in h], axis=-1)
             return ops.stack([class_ids * self.clusters + ops.cast(ops.argmax(of_rival, axis=-1), "int32"), rival])
 
         pairs = ops.map(of_chunk, ops.convert_to_tensor(class_ids))  # [chunks, 2, B, chunk]

@@ -207,7 +207,9 @@ class ClusterHead(keras.layers.Layer):
 
     def probabilities(self, logits):
         """Softmax of distance logits times the temperature, `[B, C]`."""
-        return ops.softmax(self.temperature * logits, axis=-1)
+        # The largest is subtracted first: the temperature may take them out of float32's range.
+        lead = logits - ops.max(logits, axis=-1, keepdims=True)
+        return ops.softmax(self.temperature * lead, axis=-1)
 
     @property
     def is_lipschitz_known(self):

@@ -30,6 +30,8 @@ def clouds(max_classes=6, max_clusters=4, max_dim=8, batch=4):
         dim = draw(st.integers(1, max_dim))
         rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         centers = rng.normal(size=(num_classes, clusters, dim))
+        # Some with centers crowded in the middle, so that many rivals are nearly as near as the nearest.
+        centers *= 10.0 ** -rng.uniform(0, draw(st.sampled_from([1e-9, 1e-9, 2.0])), size=(num_classes, clusters, 1))
         return centers.mean(axis=(0, 1)) + rng.normal(size=(batch, dim)), centers
 
     return draw()
@@ -285,6 +287,16 @@ def test_more_than_four_clusters_are_swept(cloud, clusters):
     truth = np.array([distance_to_rival_cells(point, centers) for point in z])
     assert (union <= exact).all()
     assert (exact <= truth * (1 + 1e-6) + 1e-12).all()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_exact_radius_is_exact_where_many_rivals_are_close(seed):
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(6, 4, 3))
+    centers[1:] *= 0.05
+    z = centers.mean((0, 1)) + rng.normal(size=(6, 3))
+    truth = np.array([distance_to_rival_cells(point, centers) for point in z])
+    assert_allclose(exact_radius(z, centers), truth, rtol=1e-6, atol=1e-12)
 
 
 def test_exact_radius_of_a_wedge_is_known():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from clustr_keras import ClusterHead, lipschitz
+from clustr_keras import ClusterHead, center_geometry, lipschitz
 from clustr_keras.certificates import nearest_radius, union_radius
 from clustr_keras.certification import Certifier
 
@@ -116,7 +116,7 @@ def test_a_constant_backbone_certifies_without_a_division_by_zero():
     assert len(set(outputs["class_ids"])) == 1
 
 
-def flat_certifier(centers, kernel=None, dim=2):
+def flat_certifier(centers, kernel=None, dim=2, method="union"):
     """On images `[1, dim, 1]` that are their own embeddings, or their product with a kernel."""
     centers = np.asarray(centers, "float32")
     layers = [] if kernel is None else [keras.layers.Dense(len(kernel[0]), use_bias=False)]
@@ -126,7 +126,7 @@ def flat_certifier(centers, kernel=None, dim=2):
     head = ClusterHead(*centers.shape[:2])
     head.build((None, centers.shape[-1]))
     head.centers.assign(centers)
-    return Certifier(backbone, head, lipschitz.bound(backbone))
+    return Certifier(backbone, head, lipschitz.bound(backbone), method)
 
 
 def assert_no_flip_inside(certifier, x, moved):
@@ -135,6 +135,7 @@ def assert_no_flip_inside(certifier, x, moved):
     distance = np.linalg.norm((moved.astype("float64") - x).reshape(len(x), -1), axis=-1)
     flipped = before["class_ids"] != after["class_ids"]
     assert (distance[flipped] >= before["certified_radius"][flipped]).all()
+    return after["class_ids"]
 
 
 def test_centers_whose_distance_overflows_certify_nothing_wrong():
@@ -146,11 +147,43 @@ def test_centers_whose_distance_overflows_certify_nothing_wrong():
     assert_array_equal(answers(certifier, np.float32(grid).reshape(-1, 1, 2, 1))["certified_radius"], 0.0)
 
 
-def test_centers_at_the_threshold_of_coincidence_certify_nothing_wrong():
-    gap = np.sqrt(1.0000000015e-30)
-    certifier = flat_certifier([[[gap, 0.0]], [[0.0, 0.0]], [[2.0, 1.0]]])
-    grid = np.random.default_rng(0).uniform(0.2, 0.4, size=(200, 2))
-    assert_no_flip_inside(certifier, grid, grid + np.random.default_rng(1).normal(scale=0.1, size=grid.shape))
+@pytest.mark.parametrize("floats_of_tables", [0, 2**22])
+def test_centers_at_the_threshold_of_coincidence_certify_nothing_wrong(floats_of_tables, monkeypatch):
+    # A wedge of one far face and one between centers that are 1e-15 apart: counted as a face or as none, not as both.
+    monkeypatch.setattr(center_geometry, "_TABLE_FLOATS", floats_of_tables)
+    rng = np.random.default_rng(1)
+    flips = 0
+    for _ in range(8):
+        gap = rng.normal(size=4)
+        gap *= 1e-15 * (1 + rng.uniform(-1e-7, 1e-7)) / np.linalg.norm(gap)
+        normal = gap / np.linalg.norm(gap)
+        across = rng.normal(size=4)
+        across -= (across @ normal) * normal
+        far = 1e-5 * (-0.9 * normal + np.sqrt(0.19) * across / np.linalg.norm(across))
+        certifier = flat_certifier([[gap, far], [0 * gap, -far]], method="exact", dim=4)
+        x = np.abs(np.float32(0.5 * far))
+        moved = np.clip(x - np.linspace(0.0, 2.0, 40)[:, None] * far, 0, 1)
+        ids = assert_no_flip_inside(certifier, np.tile(x, (40, 1)), moved)
+        flips += np.sum(ids != ids[0])
+    assert flips > 0
+
+
+def test_logits_of_coincident_centers_do_not_contradict_the_class():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(4, 2, 6))
+    centers[1] = centers[0]
+    centers[3, 1] = centers[2, 0]
+    outputs = answers(certifier_with(centers=centers), images(400))
+    assert_array_equal(outputs["logits"].argmax(-1), outputs["class_ids"])
+    assert_array_equal(outputs["probabilities"].argmax(-1), outputs["class_ids"])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-37])
+def test_a_nearly_constant_backbone_gives_nothing_but_numbers(scale):
+    centers = 100 * np.random.default_rng(0).normal(size=(4, 2, 6))
+    outputs = answers(certifier_with(kernel_scale=scale, centers=centers), images(5))
+    assert all(np.isfinite(values).all() for values in outputs.values())
+    assert_allclose(outputs["probabilities"].sum(-1), 1.0, rtol=1e-5)
 
 
 def test_pixels_that_may_be_flushed_to_zero_certify_nothing():

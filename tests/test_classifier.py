@@ -527,7 +527,9 @@ def test_a_loaded_model_trains_on_as_the_saved_one_would(tiny, tmp_path):
     images, labels, _ = tiny
     model = smooth_classifier()
     term = QTRADES(2.0, 0.1, scores="logits", paper_gradient=True, seed=3)
-    model.compile(keras.optimizers.Adam(0.01), loss=MagnetLoss(alpha=3.0), consistency=term, xent_lambda=0.5)
+    model.compile(
+        keras.optimizers.Adam(0.01), loss=MagnetLoss(alpha=3.0), consistency=term, xent_lambda=0.5, run_eagerly=True
+    )
     model.fit(images, labels, batch_size=8, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -561,6 +563,7 @@ def test_free_training_survives_saving(tiny, tmp_path):
     [
         ({"xent_lambda": -1.0}, "xent_lambda must be at least 0; got -1"),
         ({"consistency": "qtrades"}, r"consistency must be a term of clustr_keras\.consistency or None; got 'qtrades'"),
+        ({"free": 8}, "free must be FreeAdversarialTraining or None; got 8"),
     ],
 )
 def test_compile_refuses_bad_arguments(arguments, message):

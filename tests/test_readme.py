@@ -8,7 +8,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTAL
 
 
 def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     monkeypatch.chdir(tmp_path)
     names = {}
     for block in BLOCKS:
@@ -17,6 +17,8 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     assert float(re.search(r"clean accuracy +([\d.]+)", printed)[1]) > 0.95
     assert float(re.search(r"certified accuracy at 0.3 +([\d.]+)", printed)[1]) > 0.8
     assert (tmp_path / "digits.keras").exists()
+    right = names["model"].predict(names["x_test"], verbose=0).argmax(-1) == names["y_test"]
+    assert right.mean() > 0.8
 
 
 def test_every_command_shown_exists():

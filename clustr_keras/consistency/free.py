@@ -1,5 +1,7 @@
 """Free adversarial training: each backward pass serves the weights and the perturbation."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -31,9 +33,9 @@ class FreeAdversarialTraining:
         if not 0 < eps <= 1:
             raise ValueError(f"eps must lie in (0, 1], for pixels in [0, 1]; got {eps}.")
         for name, value in (("batch_size", batch_size), ("replays", replays)):
-            if not (isinstance(value, int) and value >= 1):
+            if not (isinstance(value, numbers.Integral) and value >= 1):
                 raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-        self.batch_size, self.eps, self.replays = batch_size, float(eps), replays
+        self.batch_size, self.eps, self.replays = int(batch_size), float(eps), int(replays)
 
     def build(self, image_shape):
         """Makes `delta`, `[batch_size, H, W, C]`."""

@@ -1,5 +1,7 @@
 """What all consistency terms have in common: the perturbed twin, and what is compared."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -36,7 +38,7 @@ class ConsistencyTerm:
         eps: Float, radius of the l_inf ball, pixels in [0, 1].
         step_size: Float, or one per channel: length of a step of the signed gradient.
         steps: Integer.
-        seed: Integer.
+        seed: Integer in 0..2^31 - 1, of the starts.
     """
 
     start = "uniform"
@@ -49,12 +51,12 @@ class ConsistencyTerm:
             raise ValueError(
                 f"eps must lie in (0, 1] and step_size must be positive, for pixels in [0, 1]; got {eps}, {step_size}."
             )
-        if not (isinstance(steps, int) and steps >= 1):
+        if not (isinstance(steps, numbers.Integral) and steps >= 1):
             raise ValueError(f"steps must be an integer of at least 1; got {steps!r}.")
-        self.weight, self.eps, self.step_size = float(weight), float(eps), step_size
-        if not (isinstance(seed, int) and 0 <= seed < 2**31):
+        if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**31):
             raise ValueError(f"seed must be an integer in 0..2^31 - 1; got {seed!r}.")
-        self.steps, self.seed = steps, seed
+        self.weight, self.eps, self.step_size = float(weight), float(eps), step_size
+        self.steps, self.seed = int(steps), int(seed)
 
     def __call__(self, model, images, embeddings, step):
         """Computes the weighted term of each example.
