@@ -7,6 +7,7 @@ from clustr_keras.lipschitz import (
     dense,
     merging,
     moving,
+    one_lipschitz,
     pooling,
     reductions,
     scaling,
@@ -16,17 +17,30 @@ from clustr_keras.lipschitz.bounds import LipschitzBound, bound, is_one_lipschit
 from clustr_keras.lipschitz.condense import condense
 from clustr_keras.lipschitz.fingerprint import fingerprint
 from clustr_keras.lipschitz.graph import Call, UnknownBoundError
+from clustr_keras.lipschitz.group_sort import GroupSort
+from clustr_keras.lipschitz.householder import HouseholderActivation
+from clustr_keras.lipschitz.l2_norm_pooling import L2NormPooling
 from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense, Orthonormal
+from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.registry import LayerBound, Rounding, register
+from clustr_keras.lipschitz.residual import LipschitzResidual
+from clustr_keras.lipschitz.space_to_depth import DepthToSpace, SpaceToDepth
 
 __all__ = [
     "Call",
+    "DepthToSpace",
+    "GroupSort",
+    "HouseholderActivation",
+    "L2NormPooling",
     "LayerBound",
     "LipschitzBound",
+    "LipschitzResidual",
     "MaxMin",
+    "OrthogonalConv2D",
     "OrthogonalDense",
     "Orthonormal",
     "Rounding",
+    "SpaceToDepth",
     "UnknownBoundError",
     "activations",
     "bound",
@@ -37,6 +51,7 @@ __all__ = [
     "is_one_lipschitz_by_construction",
     "merging",
     "moving",
+    "one_lipschitz",
     "pooling",
     "reductions",
     "register",

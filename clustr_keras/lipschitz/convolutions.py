@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from clustr_keras.lipschitz.correlations import correlation_norm_bound, is_sharp
 from clustr_keras.lipschitz.dense import with_activation
 from clustr_keras.lipschitz.frequencies import convolution_norm_bound
 from clustr_keras.lipschitz.registry import LayerBound, built_weight, register
@@ -19,6 +20,10 @@ _HOW = "supremum over all frequencies"
 def _of_convolution(call):
     layer = call.operation
     kernel = built_weight(layer, "kernel")
+    if kernel.ndim == 4 and layer.groups == 1 and set(layer.strides) == {1}:
+        norm = correlation_norm_bound(kernel)
+        if is_sharp(norm, kernel):
+            return with_activation(LayerBound(norm, "correlations of the stored kernel"), call)
     norm = convolution_norm_bound(kernel, layer.strides, layer.dilation_rate, layer.groups)
     return with_activation(LayerBound(norm, _HOW), call)
 

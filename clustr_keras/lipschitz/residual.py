@@ -1,0 +1,165 @@
+"""Residual layer that is 1-Lipschitz by a proof for the sum, not for its branches."""
+
+import keras
+from keras import ops
+
+from clustr_keras.lipschitz.layers import PACKAGE
+
+# Beyond it the ratios of the scales would leave float32's precision.
+_LARGEST_LOG_SCALE = 10.0
+# A column with less than that of the largest entry's square is left out.
+_NEGLIGIBLE = 1e-20
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class LipschitzResidual(keras.layers.Layer):
+    """Residual layer `x - 2 V relu(V^T x + b)` with `||V||_2 <= 1`.
+
+    Here `V = W T^(-1/2)`, with `T` diagonal, `T_i = sum_j |W^T W|_ij q_j / q_i`, and `q = exp(log_scales)`. By diagonal
+    dominance `W^T W <= T`, so the norm of V is at most 1, for every value of the stored weights. This is the layer
+    `x - 2 W T^-1 relu(W^T x + c)` of the reference, as ReLU commutes with positive scales (`b = T^(-1/2) c`).
+
+    **Proof.** Let `v` be the difference of two inputs and `d` that of the two ReLUs. As ReLU is monotone with slopes of
+    at most 1, `d_i^2 <= d_i (V^T v)_i`. So
+
+        ||v - 2 V d||^2 = ||v||^2 - 4 d.V^T v + 4 ||V d||^2 <= ||v||^2 - 4 ||d||^2 + 4 ||V||^2 ||d||^2 <= ||v||^2.
+
+    Composed from its parts, the bound would be 1 + 2 = 3: it is the sum that does not stretch. So `lipschitz.condense`
+    keeps it as one layer, `CondensedResidual`, whose bound is that of this proof for the stored V.
+
+    Args:
+        units: Positive integer, the number of ReLUs.
+        kernel_initializer: Initializer of `raw_kernel`, the matrix W.
+        bias_initializer: Initializer of `bias`.
+
+    Input shape:
+        `[B, ..., n]`.
+
+    Output shape:
+        As the input.
+
+    Raises:
+        ValueError: If `units` is not a positive integer.
+
+    Example:
+
+    >>> LipschitzResidual(32)(np.ones([1, 16])).shape
+    (1, 16)
+
+    Reference:
+        Araujo et al., A Unified Algebraic Perspective on Lipschitz Neural Networks, ICLR 2023, Theorem 3.
+    """
+
+    def __init__(self, units, kernel_initializer="orthogonal", bias_initializer="zeros", **kwargs):
+        super().__init__(**kwargs)
+        self.units = _checked_units(units)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
+    def build(self, input_shape):
+        """Makes the weights."""
+        self.raw_kernel = self.add_weight(
+            name="raw_kernel",
+            shape=(input_shape[-1], self.units),
+            initializer=self.kernel_initializer,
+            autocast=False,
+        )
+        self.log_scales = self.add_weight(name="log_scales", shape=(self.units,), initializer="zeros", autocast=False)
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer=self.bias_initializer)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+
+    @property
+    def kernel(self):
+        """The matrix V in use, `[n, units]`, of norm at most 1."""
+        w = ops.convert_to_tensor(self.raw_kernel)
+        # V does not depend on the size of W; at this one no square leaves float32's range.
+        largest = ops.stop_gradient(ops.max(ops.abs(w)))
+        w = w / ops.where(largest > 0.0, largest, ops.ones_like(largest))
+        scales = ops.exp(ops.clip(self.log_scales, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+        gram = ops.abs(ops.matmul(ops.transpose(w), w))
+        dominant = ops.sum(gram * scales, axis=-1) / scales
+        is_counted = dominant > _NEGLIGIBLE
+        return ops.where(is_counted, w / ops.sqrt(ops.where(is_counted, dominant, 1.0)), 0.0)
+
+    def call(self, inputs):
+        """Computes `x - 2 V relu(V^T x + b)`."""
+        return _residual(inputs, ops.cast(self.kernel, inputs.dtype), self.bias)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the input shape."""
+        return input_shape
+
+    def condensed(self):
+        """The `CondensedResidual` that computes the same, with the float32 matrix V as a weight of its own."""
+        layer = CondensedResidual(self.units, name=self.name, dtype=self.dtype_policy)
+        layer.build((None, self.raw_kernel.shape[0]))
+        layer.kernel.assign(self.kernel)
+        layer.bias.assign(self.bias)
+        return layer
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class CondensedResidual(keras.layers.Layer):
+    """What `LipschitzResidual` condenses to: `x - 2 V relu(V^T x + b)` with V stored, and no longer computed.
+
+    With `s = ||V||^2` its Lipschitz constant is at most `sqrt(1 + 4 s max(0, s - 1))`, whatever is stored: in the proof
+    of `LipschitzResidual`, `||d||^2 <= s ||v||^2`.
+
+    Args:
+        units: Positive integer, the number of ReLUs.
+
+    Input shape:
+        `[B, ..., n]`.
+
+    Output shape:
+        As the input.
+
+    Raises:
+        ValueError: If `units` is not a positive integer.
+
+    Example:
+
+    >>> plain = residual.condensed()
+    """
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = _checked_units(units)
+
+    def build(self, input_shape):
+        """Makes the weights, zeros until they are assigned."""
+        shape = (input_shape[-1], self.units)
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros", trainable=False)
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", trainable=False)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+
+    def call(self, inputs):
+        """Computes `x - 2 V relu(V^T x + b)`."""
+        return _residual(inputs, ops.convert_to_tensor(self.kernel), self.bias)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the input shape."""
+        return input_shape
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "units": self.units}
+
+
+def _residual(inputs, kernel, bias):
+    return inputs - 2.0 * ops.matmul(ops.relu(ops.matmul(inputs, kernel) + bias), ops.transpose(kernel))
+
+
+def _checked_units(units):
+    if not isinstance(units, int) or units < 1:
+        raise ValueError(f"units must be a positive integer; got {units!r}.")
+    return units

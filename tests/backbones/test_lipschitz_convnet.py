@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from clustr_keras import lipschitz
+from clustr_keras.backbones import lipschitz_convnet
+
+
+def small():
+    return lipschitz_convnet((8, 8, 1), channels=(4, 8), dim=5)
+
+
+def test_images_never_move_apart():
+    backbone = small()
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(size=(2, 100, 8, 8, 1)).astype("float32")
+    apart = np.linalg.norm((x - y).reshape(100, -1), axis=-1)
+    assert (np.linalg.norm(np.asarray(backbone(x)) - np.asarray(backbone(y)), axis=-1) <= apart * (1 + 1e-6)).all()
+    assert lipschitz.is_one_lipschitz_by_construction(backbone)
+    assert_allclose(lipschitz.bound(backbone).value, 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
+def test_sizes_of_common_images(shape):
+    backbone = lipschitz_convnet(shape, channels=(8, 16), dim=10)
+    assert backbone.output_shape == (None, 10)
+    assert backbone.get_layer("orthogonal_conv_1").output.shape == (None, shape[0] // 4, shape[1] // 4, 16)
+
+
+def test_condensed_it_is_the_same_network_of_plain_layers():
+    backbone = small()
+    plain = lipschitz.condense(backbone)
+    x = np.random.default_rng(0).uniform(size=(6, 8, 8, 1)).astype("float32")
+    assert_allclose(plain(x), backbone(x), atol=1e-5)
+    assert lipschitz.bound(plain).value <= 1.01
+
+
+@pytest.mark.parametrize("channels", [(), (4, 7)])
+def test_channels_must_pair_up(channels):
+    with pytest.raises(ValueError, match="even ones only"):
+        lipschitz_convnet((8, 8, 1), channels)
+
+
+@pytest.mark.parametrize("shape", [(28, 30, 1), (8, 8), (None, 8, 1)])
+def test_images_must_be_halved_once_per_stage(shape):
+    with pytest.raises(ValueError, match="divisible by 4"):
+        lipschitz_convnet(shape, (4, 8))
