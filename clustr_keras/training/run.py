@@ -1,6 +1,7 @@
 """`clustr train`: a data set, a recipe, a file."""
 
 import dataclasses
+import importlib.util
 
 import keras
 import numpy as np
@@ -91,6 +92,11 @@ def _logs(csv_log, tensorboard, checkpoint=None):
             _drop_rows(csv_log, EpochCheckpoint(checkpoint).saved_epoch)
         callbacks.append(keras.callbacks.CSVLogger(csv_log, append=is_resumed))
     if tensorboard is not None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ValueError(
+                "--tensorboard needs the package tensorboard, which TensorFlow does not bring. "
+                "Install it: pip install 'clustr-keras[tensorboard]'."
+            )
         callbacks.append(keras.callbacks.TensorBoard(tensorboard))
     return callbacks
 
