@@ -20,7 +20,7 @@ COINCIDENT = 1e-15
 
 # The exact margin projects on this many rivals: on all for C <= 6 and K <= 4. It tries all active sets up to this K,
 # and sweeps so often beyond it.
-PROJECTED_RIVALS = 20
+_PROJECTED_RIVALS = 20
 ENUMERATED_CLUSTERS = 4
 _SWEEPS = 50
 
@@ -212,15 +212,14 @@ def exact_margin(embeddings, centers, class_ids):
     return ops.minimum(ops.min(margins, axis=-1), of_rest)
 
 
-def closest_rivals(union, count, projected=PROJECTED_RIVALS):
+def closest_rivals(union, count):
     """Flat ids `[B, T]` of the rivals with the smallest union values, and the next such value, `[B]`.
 
     Args:
         union: Floats `[B, C*K]`, infinite for the centers that are no rivals.
         count: Integer, the number of rivals of an example.
-        projected: Integer, the largest T.
     """
-    chosen = min(projected, count)
+    chosen = min(_PROJECTED_RIVALS, count)
     smallest, indices = ops.top_k(-ops.stop_gradient(union), chosen + 1)
     return indices[:, :-1], -smallest[:, -1]
 

@@ -114,7 +114,7 @@ def certify(
     from clustr_keras.training.run import certified_accuracies
 
     classifier = _load_classifier(model)
-    x_test, y_test = _test_images(data, data_dir, examples)
+    x_test, y_test = _test_images(_load(data, data_dir), examples)
     certificate = classifier.certify(x_test, method=method, verbose=1 if console.is_terminal else 0)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def audit(
     """Attack every test image inside its certified radius; exit status 1 if any certificate is refuted."""
     from clustr_keras.evaluation.audit_run import run_audit
 
-    x_test, _ = _test_images(data, data_dir, examples)
+    x_test, _ = _test_images(_load(data, data_dir), examples)
     audited = run_audit(_load_classifier(model), x_test, output, with_reach=reach, seed=seed)
     if len(audited.violations):
         raise typer.Exit(1)
@@ -195,15 +195,15 @@ def query(
     from clustr_keras.progress import console
     from clustr_keras.serving import Client
 
-    class_names = _load(data, data_dir).class_names
-    x_test, y_test = _test_images(data, data_dir, examples)
+    dataset = _load(data, data_dir)
+    x_test, y_test = _test_images(dataset, examples)
     with Client(target, model=name) as client:
         answer = client.predict(x_test)
     table = rich.table.Table("image", "true class", "predicted", "probability", "certified radius")
     for row in range(len(answer.class_ids)):
         table.add_row(
             str(row),
-            class_names[y_test[row]],
+            dataset.class_names[y_test[row]],
             str(answer.class_names[row]),
             f"{answer.probabilities[row].max():.3f}",
             f"{answer.certified_radius[row]:.4f}",
@@ -226,11 +226,11 @@ def _load(data, data_dir):
     return load(data, data_dir)
 
 
-def _test_images(data, data_dir, examples):
+def _test_images(dataset, examples):
     """The first test images, floats in [0, 1], and their labels."""
     from clustr_keras.data import as_floats
 
-    test = _load(data, data_dir).test
+    test = dataset.test
     return as_floats(test.images[:examples]), test.labels[:examples]
 
 

@@ -68,7 +68,8 @@ class DeployedHead(keras.layers.Layer):
         """Union margin of every class, `[B, C]`, in embedding units; see `certificates.distance_logits`."""
         chunk = _PAIRS_AT_A_TIME // (self.num_classes * self.clusters**2)
         if chunk >= self.num_classes:
-            return ops.min(self._union(scores, np.arange(self.num_classes, dtype="int32")), axis=-1)
+            class_ids = np.arange(self.num_classes, dtype="int32")
+            return ops.min(self._union(self._signed_distances(scores, class_ids), class_ids), axis=-1)
         own, rival = self._deciding_pairs(ops.stop_gradient(scores), max(1, chunk))
         differences = ops.take_along_axis(scores, own, axis=-1) - ops.take_along_axis(scores, rival, axis=-1)
         return differences * self.geometry.inverse_gaps_between(own, rival)
@@ -133,10 +134,9 @@ class DeployedHead(keras.layers.Layer):
         gaps = self.geometry.inverse_gaps(class_ids)
         return [(own[:, :, k, None] - scores[:, None, :]) * gaps[:, :, k] for k in range(self.clusters)]
 
-    def _union(self, scores, class_ids):
+    def _union(self, h, class_ids):
         """`max_a h_ab` of n classes, `[B, n, C*K]`; infinite for the class's own centers."""
-        h = functools.reduce(ops.maximum, self._signed_distances(scores, class_ids))
-        return ops.where(self.owners == class_ids[:, None], float("inf"), h)
+        return ops.where(self.owners == class_ids[:, None], float("inf"), functools.reduce(ops.maximum, h))
 
     def _deciding_pairs(self, scores, chunk):
         """Flat ids `[B, C]` of the pair of centers (own, rival) that decides each class's margin."""
@@ -145,8 +145,8 @@ class DeployedHead(keras.layers.Layer):
         class_ids = np.minimum(np.arange(chunks * chunk).reshape(chunks, chunk), self.num_classes - 1).astype("int32")
 
         def of_chunk(class_ids):
-            rival = ops.cast(ops.argmin(self._union(scores, class_ids), axis=-1), "int32")  # [B, chunk]
             h = self._signed_distances(scores, class_ids)
+            rival = ops.cast(ops.argmin(self._union(h, class_ids), axis=-1), "int32")  # [B, chunk]
             of_rival = ops.stack([ops.take_along_axis(of_k, rival[:, :, None], axis=-1)[..., 0] for of_k in h], axis=-1)
             return ops.stack([class_ids * self.clusters + ops.cast(ops.argmax(of_rival, axis=-1), "int32"), rival])
 

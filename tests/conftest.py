@@ -14,6 +14,14 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Initial weights must not depend on which tests ran before in this process."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """`(x_train, y_train), (x_test, y_test)` of the bundled digits."""

@@ -328,10 +328,11 @@ def test_the_default_method_is_exact_where_it_pays(small):
 
 def test_the_radii_are_ordered_by_method(small):
     images, _ = small
-    # Centers at random embeddings in few dimensions: many clusters share a border with the nearest rival.
-    model = new_classifier(widths=(32, 3), clusters_per_class=3)
-    rng = np.random.default_rng(0)
-    model.head.centers.assign(model.embed(images)[rng.permutation(200)[:30]].reshape(10, 3, 3))
+    # Few classes of many clusters in few dimensions: several own clusters border on the nearest rival.
+    model = new_classifier(widths=(32, 3), num_classes=3, clusters_per_class=4)
+    embeddings = model.embed(images)
+    spread = 2 * embeddings.std(axis=0)
+    model.head.centers.assign(np.random.default_rng(0).normal(embeddings.mean(axis=0), spread, (3, 4, 3)))
     nearest, union, exact = (model.certify(images, method=name) for name in ("nearest", "union", "exact"))
     for lower, upper in ((nearest, union), (union, exact)):
         assert (lower.radius <= upper.radius * (1 + 1e-6)).all()

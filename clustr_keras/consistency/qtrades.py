@@ -36,17 +36,12 @@ class QTRADES(ScoreConsistency):
         super().__init__(weight, eps, 1.25 * eps if step_size is None else step_size, steps=1, scores=scores, seed=seed)
         self.paper_gradient = bool(paper_gradient)
 
-    def __call__(self, model, images, embeddings, step):
-        """Computes the weighted term of each example, `[B]`."""
+    def of_attack(self, head, clean, start):
+        """The attack's loss at its start, with its gradient in the weights and not its value."""
         if not self.paper_gradient:
-            return super().__call__(model, images, embeddings, step)
-        clean = self.features(model.head, embeddings)
-        given = ops.stop_gradient(clean)
-        perturbed, start = self.perturb(model, images, given, step)
-        twins = self.features(model.head, model.backbone(ops.stop_gradient(perturbed), training=True))
-        of_attack = self.inner(given, self.features(model.head, start))
-        # Its gradient, and not its value.
-        return self.weight * self.outer(clean, twins) + (of_attack - ops.stop_gradient(of_attack))
+            return 0.0
+        loss = self.inner(clean, self.features(head, start))
+        return loss - ops.stop_gradient(loss)
 
     def inner(self, clean, twins):
         """Cross-entropy of the twins with the images' distribution."""

@@ -71,9 +71,15 @@ class ConsistencyTerm:
             float32 `[B]`.
         """
         clean = self.features(model.head, embeddings)
-        perturbed, _ = self.perturb(model, images, ops.stop_gradient(clean), step)
+        given = ops.stop_gradient(clean)
+        perturbed, start = self.perturb(model, images, given, step)
         twins = self.features(model.head, model.backbone(ops.stop_gradient(perturbed), training=True))
-        return self.weight * self.outer(clean, twins)
+        return self.weight * self.outer(clean, twins) + self.of_attack(model.head, given, start)
+
+    def of_attack(self, head, clean, start):
+        """What the attack itself adds, `[B]` or 0, given the embeddings that its last step began with."""
+        del head, clean, start
+        return 0.0
 
     def perturb(self, model, images, clean, step):
         """The twins `[B, H, W, C]`, and the embeddings `[B, D]` of what the last step began with."""

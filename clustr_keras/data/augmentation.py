@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from clustr_keras.data.checks import checked_integer
+
 
 @dataclasses.dataclass(frozen=True)
 class CropAndFlip:
@@ -40,8 +42,7 @@ class CropAndFlip:
     flip: bool = True
 
     def __post_init__(self):
-        if not isinstance(self.padding, int | np.integer) or self.padding < 0:
-            raise ValueError(f"padding must be an integer of at least 0; got {self.padding!r}.")
+        checked_integer("padding", self.padding, 0)
 
     def __call__(self, images, rng):
         """Augments a batch; `images` is left as it is."""

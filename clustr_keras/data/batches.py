@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from clustr_keras.data.augmentation import batch_generator
+from clustr_keras.data.checks import checked_integer
 from clustr_keras.data.image_dataset import Split
 from clustr_keras.data.pixels import as_floats
 
@@ -51,13 +52,12 @@ class ImageBatches(keras.utils.PyDataset):
             raise ValueError(
                 f"split must be a Split; got a {type(split).__name__}. Pass dataset.train or dataset.test."
             )
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(f"batch_size must be an integer of at least 1; got {batch_size!r}.")
+        checked_integer("batch_size", batch_size, 1)
         if drop_remainder and len(split) < batch_size:
             raise ValueError(
                 f"{len(split)} examples make no batch of {batch_size}. Pass a smaller batch_size or keep the rest."
             )
-        _check_count("seed", seed)
+        checked_integer("seed", seed, 0)
         if split.images.dtype != np.uint8:
             as_floats(split.images)  # all are checked once, before training
         self.split = split
@@ -77,7 +77,7 @@ class ImageBatches(keras.utils.PyDataset):
 
     @epoch.setter
     def epoch(self, epoch):
-        _check_count("epoch", epoch)
+        checked_integer("epoch", epoch, 0)
         self._epoch = epoch
 
     @property
@@ -137,8 +137,3 @@ class ImageBatches(keras.utils.PyDataset):
             rng = np.random.default_rng([self.seed, epoch, 0, 1])
             known = self._epoch_and_order = epoch, rng.permutation(len(self.split))
         return known[1]
-
-
-def _check_count(name, value):
-    if not isinstance(value, int | np.integer) or value < 0:
-        raise ValueError(f"{name} must be an integer of at least 0; got {value!r}.")

@@ -73,6 +73,17 @@ def _way_to_fit(given, expected):
     return f" {advice[0].upper()}{advice[1:]}, or build the model for {given}."
 
 
+def checked_integer(name, value, least):
+    """An integer argument, as a Python integer.
+
+    Raises:
+        ValueError: If it is no integer or smaller than `least`.
+    """
+    if not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
+    return int(value)
+
+
 def check_labels(labels, num_classes, num_examples=None, name="labels"):
     """Checks that an array holds class ids: `[B]` or `[B, 1]` integers in `0..C-1`.
 

@@ -25,7 +25,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
     Args:
         directory: Folder of the checkpoint.
         batches: `MagnetBatches` or `ImageBatches` of the training, or `None`.
-        callbacks: Other callbacks of the training, whose numbers are to be kept. This one goes behind them in `fit`.
+        callbacks: Other callbacks of the training; of those that count, the numbers are kept. This one goes behind them
+            in `fit`.
 
     Example:
 
@@ -38,7 +39,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.batches = batches
-        self.callbacks = list(callbacks)
+        self.callbacks = [callback for callback in callbacks if _numbers(callback)]
         self._numbers = []
 
     @property

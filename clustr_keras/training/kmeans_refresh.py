@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
-from clustr_keras.data.checks import check_labels
+from clustr_keras.data.checks import check_labels, checked_integer
 from clustr_keras.data.pixels import as_floats
 from clustr_keras.progress import progress_bar
 from clustr_keras.training.clusters import k_means_by_class
@@ -63,9 +63,7 @@ class KMeansRefresh(keras.callbacks.Callback):
             self.batches, (self.images, self.labels) = None, data
         else:
             raise ValueError(f"data must be MagnetBatches or a tuple (images, labels); got a {type(data).__name__}.")
-        if not isinstance(every, int | np.integer) or every < 1:
-            raise ValueError(f"every must be an integer of at least 1; got {every!r}.")
-        self.every = int(every)
+        self.every = checked_integer("every", every, 1)
         self.seed = seed
         self.verbose = verbose
         self._settings = {

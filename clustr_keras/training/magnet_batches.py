@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from clustr_keras.data.augmentation import batch_generator
-from clustr_keras.data.checks import check_labels
+from clustr_keras.data.checks import check_labels, checked_integer
 from clustr_keras.data.pixels import as_floats
 from clustr_keras.training.cluster_sampler import ClusterSampler
 from clustr_keras.training.clusters import check_class_sizes
@@ -84,12 +84,12 @@ class MagnetBatches(InOrderBatches):
         seed=0,
     ):
         super().__init__()
-        self.num_classes = _integer("num_classes", num_classes, 2)
-        self.clusters_per_class = _integer("clusters_per_class", clusters_per_class, 1)
-        self.clusters_per_batch = _integer("clusters_per_batch", clusters_per_batch, 2)
-        self.examples_per_cluster = _integer("examples_per_cluster", examples_per_cluster, 2)
-        self.lag = _integer("lag", lag, 0)
-        self.seed = _integer("seed", seed, 0)
+        self.num_classes = checked_integer("num_classes", num_classes, 2)
+        self.clusters_per_class = checked_integer("clusters_per_class", clusters_per_class, 1)
+        self.clusters_per_batch = checked_integer("clusters_per_batch", clusters_per_batch, 2)
+        self.examples_per_cluster = checked_integer("examples_per_cluster", examples_per_cluster, 2)
+        self.lag = checked_integer("lag", lag, 0)
+        self.seed = checked_integer("seed", seed, 0)
         self.augmentation = augmentation
         self._check_clusters_per_batch()
 
@@ -103,7 +103,7 @@ class MagnetBatches(InOrderBatches):
         check_class_sizes(self.labels, self.num_classes, self.clusters_per_class)
         if steps_per_epoch is None:
             steps_per_epoch = math.ceil(len(self.images) / self.batch_size)
-        self.steps_per_epoch = _integer("steps_per_epoch", steps_per_epoch, 1)
+        self.steps_per_epoch = checked_integer("steps_per_epoch", steps_per_epoch, 1)
 
         self.clusters_epoch = -1
         self._sampler = ClusterSampler(
@@ -320,9 +320,3 @@ class MagnetBatches(InOrderBatches):
                 f"augmentation must keep the shape of the images; got {np.shape(images)} for {expected}. "
                 "Resizing belongs before the batches or into the backbone."
             )
-
-
-def _integer(name, value, least):
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
-    return int(value)

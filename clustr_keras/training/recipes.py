@@ -146,11 +146,11 @@ def train(dataset, recipe, checkpoint_dir=None, callbacks=(), model=None):
         refresh = KMeansRefresh(batches, n_init=recipe.n_init, max_iter=recipe.max_iter, seed=recipe.seed)
         callbacks = [refresh, *callbacks]
     if checkpoint_dir is not None:
-        checkpoint = EpochCheckpoint(checkpoint_dir, batches, [c for c in callbacks if not _logs(c)])
+        checkpoint = EpochCheckpoint(checkpoint_dir, batches, callbacks)
         first = checkpoint.restore(model)
         callbacks.append(checkpoint)
     if first < recipe.epochs:
-        model.fit(batches, initial_epoch=first, epochs=recipe.epochs, shuffle=False, verbose=0, callbacks=callbacks)
+        model.fit(batches, initial_epoch=first, epochs=recipe.epochs, verbose=0, callbacks=callbacks)
     return model
 
 
@@ -195,8 +195,3 @@ def _loss(recipe):
     if recipe.magnet:
         return MagnetLoss(recipe.alpha)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def _logs(callback):
-    """Whether a callback only writes down what happens."""
-    return isinstance(callback, keras.callbacks.CSVLogger | keras.callbacks.TensorBoard | KMeansRefresh)
