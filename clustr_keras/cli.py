@@ -66,7 +66,9 @@ def train(
     data_dir: DataDirOption = None,
     recipe: Annotated[str, typer.Option(help="certified, clustr, clustr-qtrades, standard or trades.")] = "certified",
     epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's number by default.")] = None,
-    margin: Annotated[float, typer.Option(min=0.0, help="certified: about twice the radius aimed at.")] = 0.8,
+    margin: Annotated[
+        float | None, typer.Option(min=0.0, help="certified: about twice the radius aimed at; of the data by default.")
+    ] = None,
     eps: Annotated[float, typer.Option(min=0.0, max=1.0, help="clustr-qtrades, trades: the l_inf ball.")] = 8 / 255,
     fast: Annotated[bool, typer.Option("--fast", help="A small convnet and fewer epochs, for a CPU.")] = False,
     start: Annotated[

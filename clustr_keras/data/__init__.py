@@ -1,6 +1,6 @@
 """Data sets and checks of what goes into a model."""
 
-from clustr_keras.data.augmentation import CropAndFlip, batch_generator, default_augmentation
+from clustr_keras.data.augmentation import CropAndFlip, RandomAffine, batch_generator, default_augmentation
 from clustr_keras.data.batches import ImageBatches
 from clustr_keras.data.digits import load_digits
 from clustr_keras.data.image_dataset import ImageDataset, Split
@@ -11,6 +11,7 @@ __all__ = [
     "CropAndFlip",
     "ImageBatches",
     "ImageDataset",
+    "RandomAffine",
     "Split",
     "as_floats",
     "batch_generator",

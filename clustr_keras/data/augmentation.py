@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -59,6 +60,69 @@ class CropAndFlip:
             is_flipped = rng.random(batch) < 0.5
             augmented[is_flipped] = augmented[is_flipped, :, ::-1]
         return augmented
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomAffine:
+    """Shifts, turns, scales and shears every image a little, with bilinear interpolation and zeros from outside.
+
+    A pixel of the result comes from `A p + t`, with p measured from the image's center and
+
+        A = (1 + scale) R(rotation) + [[0, shear], [0, 0]],
+
+    each quantity drawn uniformly from plus or minus its bound, for each image anew.
+
+    Args:
+        shift: Float, pixels, along each side.
+        rotation: Float, degrees.
+        scale: Float, a share of the size.
+        shear: Float, horizontal pixels per vertical pixel.
+
+    Input shape:
+        Images `[B, H, W, C]` as a NumPy array, bytes or floats, and a `numpy.random.Generator`.
+
+    Output shape:
+        As the images, and of their type.
+
+    Raises:
+        ValueError: If a bound is negative or the images are not `[B, H, W, C]`.
+
+    Example:
+
+    >>> augment = RandomAffine(shift=0.5, rotation=8.0)
+    >>> augment(x_train[:240], batch_generator(seed=0, epoch=3, batch=0)).shape
+    (240, 28, 28, 1)
+    """
+
+    shift: float = 0.5
+    rotation: float = 8.0
+    scale: float = 0.05
+    shear: float = 0.1
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise ValueError(f"{field.name} must be at least 0; got {getattr(self, field.name)!r}.")
+
+    def __call__(self, images, rng):
+        """Augments a batch; `images` is left as it is."""
+        if images.ndim != 4:
+            raise ValueError(f"images must have shape [B, H, W, C]; got {images.shape}.")
+        batch, height, width, _ = images.shape
+        draws = rng.uniform(-1.0, 1.0, size=(5, batch))
+        angle, shear = np.deg2rad(self.rotation) * draws[0], self.shear * draws[1]
+        factor = 1.0 + self.scale * draws[2]
+        of_x = np.stack([factor * np.cos(angle), shear - factor * np.sin(angle)])
+        of_y = np.stack([factor * np.sin(angle), factor * np.cos(angle)])
+        center = np.array([width - 1, height - 1])[:, None] / 2
+        of_x = [*of_x, center[0] - (of_x * center).sum(axis=0) + self.shift * draws[3]]
+        of_y = [*of_y, center[1] - (of_y * center).sum(axis=0) + self.shift * draws[4]]
+        transforms = np.stack([*of_x, *of_y, np.zeros(batch), np.zeros(batch)], axis=-1)
+        moved = keras.ops.image.affine_transform(
+            images.astype("float32"), transforms.astype("float32"), data_format="channels_last"
+        )
+        moved = keras.ops.convert_to_numpy(moved)
+        return (np.rint(moved) if np.issubdtype(images.dtype, np.integer) else moved).astype(images.dtype)
 
 
 def batch_generator(seed, epoch, batch):

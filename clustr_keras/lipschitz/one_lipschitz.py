@@ -2,6 +2,7 @@
 
 import math
 
+from clustr_keras.lipschitz.circular_conv import CircularConv2D
 from clustr_keras.lipschitz.correlations import correlation_norm_bound, is_sharp
 from clustr_keras.lipschitz.frequencies import convolution_norm_bound
 from clustr_keras.lipschitz.group_sort import GroupSort
@@ -44,6 +45,7 @@ def _of_reflection(call):
 
 
 @register(OrthogonalConv2D, one_lipschitz=True)
+@register(CircularConv2D)
 def _of_orthogonal_convolution(call):
     kernel = as_array(call.operation.kernel, "float64")
     norm, how = correlation_norm_bound(kernel), "correlations of the float32 kernel in use"

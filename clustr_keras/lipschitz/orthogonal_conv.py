@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from clustr_keras.lipschitz.circular_conv import CircularConv2D, check_size, circular_convolution
 from clustr_keras.lipschitz.layers import PACKAGE, OrthogonalDense
 
 # Takes back what float32 adds to the norm of the product: about 1e-6 at 128 channels.
@@ -23,13 +24,14 @@ class OrthogonalConv2D(keras.layers.Layer):
     `P` has eigenvalues p in [0, 1] and its factor the norm `max |p + (1 - p) exp(i w)| <= 1`, so the layer is
     1-Lipschitz in exact arithmetic for every value of its weights.
 
-    At inference it is one plain convolution, see `lipschitz.condense`. Padding with zeros takes the convolution on
-    the infinite plane, which is an isometry (or a projection, where channels get fewer), to a part of it: that never
-    stretches, but what a shift moves beyond the edge is lost.
+    With circular padding the layer is itself an isometry, or a projection where channels get fewer. Padding with zeros
+    takes the convolution on the infinite plane to a part of it: that never stretches either, but what a shift moves
+    beyond the edge is lost. At inference it is one plain convolution, see `lipschitz.condense`.
 
     Args:
         filters: Positive integer, number of output channels.
         kernel_size: Positive integer k, height and width of the kernel.
+        padding: `"circular"`, the images wrap around, or `"same"`, with zeros around them.
         use_bias: Boolean, whether to add a bias.
         kernel_initializer: Initializer of the matrices that R and M are made from.
         bias_initializer: Initializer of `bias`.
@@ -41,7 +43,8 @@ class OrthogonalConv2D(keras.layers.Layer):
         `[B, H, W, filters]`.
 
     Raises:
-        ValueError: If `filters` or `kernel_size` is not a positive integer.
+        ValueError: If `filters` or `kernel_size` is not a positive integer, `padding` is neither of the two, or images
+            are too small to wrap around.
 
     Example:
 
@@ -57,6 +60,7 @@ class OrthogonalConv2D(keras.layers.Layer):
         self,
         filters,
         kernel_size=3,
+        padding="circular",
         use_bias=True,
         kernel_initializer="orthogonal",
         bias_initializer="zeros",
@@ -66,8 +70,11 @@ class OrthogonalConv2D(keras.layers.Layer):
         for name, value in (("filters", filters), ("kernel_size", kernel_size)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+        if padding not in ("circular", "same"):
+            raise ValueError(f'padding must be "circular" or "same"; got {padding!r}.')
         self.filters = filters
         self.kernel_size = kernel_size
+        self.padding = padding
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -78,6 +85,8 @@ class OrthogonalConv2D(keras.layers.Layer):
             raise ValueError(
                 f"OrthogonalConv2D needs images [B, H, W, C] with C known; got shape {tuple(input_shape)}."
             )
+        if self.padding == "circular":
+            check_size(input_shape, self.kernel_size)
         self.channels = input_shape[-1]
         narrow, wide = sorted((self.channels, self.filters))
         self.mixing = self._orthogonal(narrow, wide, "mixing")
@@ -110,9 +119,12 @@ class OrthogonalConv2D(keras.layers.Layer):
         return kernel if self.channels <= self.filters else ops.transpose(kernel, (0, 1, 3, 2))
 
     def call(self, inputs):
-        """Convolves, with zeros around the images."""
+        """Convolves."""
         kernel = ops.cast(self.kernel, inputs.dtype)
-        outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
+        if self.padding == "circular":
+            outputs = circular_convolution(inputs, kernel)
+        else:
+            outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
         return outputs if self.bias is None else outputs + self.bias
 
     def compute_output_shape(self, input_shape):
@@ -120,16 +132,17 @@ class OrthogonalConv2D(keras.layers.Layer):
         return (*input_shape[:-1], self.filters)
 
     def condensed(self):
-        """The plain `keras.layers.Conv2D` that computes the same, with the float32 kernel as a weight of its own."""
-        convolution = keras.layers.Conv2D(
-            self.filters,
-            self.kernel_size,
-            padding="same",
-            data_format="channels_last",
-            use_bias=self.use_bias,
-            name=self.name,
-            dtype=self.dtype_policy,
-        )
+        """The plain convolution that computes the same, with the float32 kernel as a weight of its own.
+
+        A `keras.layers.Conv2D`, or a `CircularConv2D` where the images wrap around.
+        """
+        common = {"use_bias": self.use_bias, "name": self.name, "dtype": self.dtype_policy}
+        if self.padding == "circular":
+            convolution = CircularConv2D(self.filters, self.kernel_size, **common)
+        else:
+            convolution = keras.layers.Conv2D(
+                self.filters, self.kernel_size, padding="same", data_format="channels_last", **common
+            )
         convolution.build((None, None, None, self.channels))
         convolution.kernel.assign(self.kernel)
         if self.bias is not None:
@@ -142,6 +155,7 @@ class OrthogonalConv2D(keras.layers.Layer):
             **super().get_config(),
             "filters": self.filters,
             "kernel_size": self.kernel_size,
+            "padding": self.padding,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),

@@ -1,6 +1,6 @@
 """Recipes that train a classifier, and the batches, callbacks and checkpoints that they are made of."""
 
-from clustr_keras.training.certified import CertifiedRecipe, train_certified
+from clustr_keras.training.certified import CertifiedRecipe, certified_recipe, train_certified
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.kmeans_refresh import KMeansRefresh
 from clustr_keras.training.magnet_batches import MagnetBatches
@@ -12,6 +12,7 @@ __all__ = [
     "KMeansRefresh",
     "MagnetBatches",
     "Recipe",
+    "certified_recipe",
     "paper_recipe",
     "train",
     "train_certified",

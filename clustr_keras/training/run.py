@@ -8,7 +8,7 @@ import numpy as np
 
 from clustr_keras.data import as_floats
 from clustr_keras.progress import EpochProgress, progress_bar, say
-from clustr_keras.training.certified import CertifiedRecipe, train_certified
+from clustr_keras.training.certified import certified_recipe, train_certified
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.recipes import paper_recipe, train
 
@@ -20,7 +20,7 @@ def run_training(
     name,
     output,
     epochs=None,
-    margin=0.8,
+    margin=None,
     eps=8 / 255,
     fast=False,
     start=None,
@@ -36,7 +36,7 @@ def run_training(
         name: `"certified"`, or a name that `paper_recipe` knows.
         output: The .keras file to write.
         epochs: Integer, the recipe's number by default.
-        margin: Float, of the certified recipe.
+        margin: Float, of the certified recipe; that of the data set by default.
         eps: Float, l_inf radius of the adversarial recipes.
         fast: Whether to take the recipe's scale for a CPU.
         start: `ClustrClassifier` to go on from.
@@ -75,8 +75,8 @@ def run_training(
 
 
 def _train_certified(dataset, epochs, margin, seed, callbacks):
-    recipe = dataclasses.replace(CertifiedRecipe(), margin=margin, seed=seed)
-    recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
+    asked = {name: value for name, value in (("epochs", epochs), ("margin", margin)) if value is not None}
+    recipe = dataclasses.replace(certified_recipe(dataset.name, seed), **asked)
     images, labels = as_floats(dataset.train.images), dataset.train.labels
     with progress_bar("Training", recipe.epochs) as report:
         callbacks = [*callbacks, EpochProgress(report)]

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+import scipy.ndimage
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
-from clustr_keras.data import CropAndFlip, batch_generator, default_augmentation
+from clustr_keras.data import CropAndFlip, RandomAffine, batch_generator, default_augmentation
 
 
 def images_of(*shape, dtype="uint8"):
@@ -103,3 +104,56 @@ def test_one_image_alone_is_refused():
 def test_a_negative_epoch_is_refused():
     with pytest.raises(ValueError, match="negative"):
         batch_generator(0, -1, 0)
+
+
+class Draws:
+    """A generator of given numbers."""
+
+    def __init__(self, draws):
+        self.draws = np.asarray(draws)
+
+    def uniform(self, low, high, size):
+        assert (low, high) == (-1.0, 1.0)
+        assert self.draws.shape == size
+        return self.draws
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_affine_moves_images_as_scipy_does(seed):
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(size=(4, 9, 12, 2)).astype("float32")
+    draws = rng.uniform(-1.0, 1.0, size=(5, 4))
+    augmented = RandomAffine(shift=2.0, rotation=40.0, scale=0.3, shear=0.4)(images, Draws(draws))
+    center = np.array([4.0, 5.5])
+    for image, result, (turn, shear, scale, right, down) in zip(images, augmented, draws.T, strict=True):
+        c, s = (1 + 0.3 * scale) * np.array([np.cos(np.deg2rad(40 * turn)), np.sin(np.deg2rad(40 * turn))])
+        # Rows first.
+        matrix = np.array([[c, s], [0.4 * shear - s, c]])
+        offset = center - matrix @ center + 2.0 * np.array([down, right])
+        for channel in range(2):
+            expected = scipy.ndimage.affine_transform(
+                image[..., channel], matrix, offset, order=1, mode="grid-constant", cval=0.0
+            )
+            assert_allclose(result[..., channel], expected, atol=1e-4)
+
+
+def test_affine_without_room_changes_nothing():
+    images = images_of(3, 8, 8, 1)
+    before = images.copy()
+    assert_array_equal(RandomAffine(0.0, 0.0, 0.0, 0.0)(images, np.random.default_rng(0)), before)
+    moved = RandomAffine()(images, np.random.default_rng(0))
+    assert moved.dtype == np.uint8
+    assert (moved != before).any()
+    assert_array_equal(images, before)
+    assert_array_equal(moved, RandomAffine()(images, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("name", ["shift", "rotation", "scale", "shear"])
+def test_affine_bounds_must_not_be_negative(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 0"):
+        RandomAffine(**{name: -0.1})
+
+
+def test_affine_needs_a_batch_of_images():
+    with pytest.raises(ValueError, match=r"\[B, H, W, C\]"):
+        RandomAffine()(images_of(8, 8, 1), np.random.default_rng(0))

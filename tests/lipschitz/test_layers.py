@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -44,8 +45,7 @@ def test_huge_and_tiny_weights_neither_overflow_nor_die(magnitude):
     assert np.isfinite(kernel).all()
     assert singular_values(kernel)[0] <= 1.0 + 1e-6
     if magnitude > 1:
-        layer.raw_kernel.assign(layer.raw_kernel.constraint(layer.raw_kernel))
-        assert_allclose(singular_values(layer.kernel), 1.0, atol=1e-6)
+        assert singular_values(kernel)[-1] >= 0.99
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3, 1.49, 1.51, 1.99, 2.5, 50.0])
@@ -53,7 +53,41 @@ def test_multiples_of_an_orthogonal_matrix_stay_within_one(scale):
     layer = built((16, 16))
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
     layer.set_weights([scale * q, np.zeros(16)])
-    assert singular_values(layer.kernel)[0] <= 1.0 + 1e-6
+    values = singular_values(layer.kernel)
+    assert values[0] <= 1.0 + 1e-6
+    assert values[-1] >= 0.99
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (48, 16), (16, 48)])
+def test_any_weights_of_full_rank_make_an_orthogonal_kernel(shape):
+    layer = built(shape)
+    for seed in range(5):
+        layer.set_weights([np.random.default_rng(seed).normal(size=shape), np.zeros(shape[1])])
+        values = singular_values(layer.kernel)
+        assert values[0] <= 1.0 + 1e-6
+        assert values[-1] >= 0.99
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (20, 6), (6, 20)])
+def test_the_gradient_is_that_of_a_newton_schulz_step_at_an_orthogonal_kernel(shape):
+    layer = built(shape)
+    w = tf.constant(
+        np.linalg.svd(np.random.default_rng(0).normal(size=shape), full_matrices=False)[
+            0 if shape[0] >= shape[1] else 2
+        ],
+        "float32",
+    )
+    upstream = np.random.default_rng(1).normal(size=shape).astype("float32")
+    layer.raw_kernel.assign(w)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(w)
+        kernel = layer.kernel
+        step = 1.5 * w - 0.5 * w @ tf.transpose(w) @ w
+    assert_allclose(
+        tape.gradient(kernel, layer.raw_kernel.value, output_gradients=upstream),
+        tape.gradient(step, w, output_gradients=upstream),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (48, 16), (16, 48)])
@@ -66,7 +100,9 @@ def test_a_thousand_wild_steps_leave_the_kernel_orthonormal(shape):
         optimizer.apply(
             [keras.ops.convert_to_tensor(rng.normal(size=v.shape).astype("float32")) for v in layer.trainable_variables]
         )
-    assert_allclose(singular_values(layer.kernel), 1.0, atol=1e-6)
+    values = singular_values(layer.kernel)
+    assert values[0] <= 1.0 + 1e-6
+    assert values[-1] >= 0.99
 
 
 def test_training_moves_the_kernel_along_the_orthogonal_matrices():
@@ -87,7 +123,7 @@ def test_the_constraint_finds_the_nearest_orthonormal_matrix(shape):
     polar = u @ vt
     stretched = u @ np.diag(rng.uniform(0.5, 3.0, size=min(shape))) @ vt
     retracted = np.asarray(Orthonormal()(stretched.astype("float32")))
-    assert np.linalg.norm(retracted - polar) <= 1e-3
+    assert np.linalg.norm(retracted - polar) <= 1e-2
 
 
 def test_an_isometry_keeps_distances_and_a_projection_never_stretches_them():

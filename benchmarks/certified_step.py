@@ -1,0 +1,85 @@
+"""Cost of orthogonality: a training step of the Lipschitz MLP against plain Dense layers, and condensed inference.
+
+Run: python benchmarks/certified_step.py
+"""
+
+import statistics
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from results import machine, write_results
+
+from clustr_keras import ClustrClassifier
+from clustr_keras.backbones import lipschitz_mlp
+from clustr_keras.lipschitz import MaxMin, condense
+
+INPUT_SHAPE = (28, 28, 1)
+WIDTHS = (512, 512, 256, 128)
+ROUNDS = 15
+SEED = 0
+
+
+def plain_mlp():
+    """The network of `lipschitz_mlp`, with plain Dense layers."""
+    layers = [keras.Input(INPUT_SHAPE), keras.layers.Flatten()]
+    for width in WIDTHS[:-1]:
+        layers += [keras.layers.Dense(width), MaxMin()]
+    return keras.Sequential([*layers, keras.layers.Dense(WIDTHS[-1])])
+
+
+def seconds(functions):
+    """Median seconds per call of each function; the functions take turns."""
+    times = {name: [] for name in functions}
+    for round_number in range(ROUNDS + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(5):
+                function()
+            if round_number:  # the first one compiles
+                times[name].append((time.perf_counter() - start) / 5)
+    return {name: statistics.median(of_function) for name, of_function in times.items()}
+
+
+def row(run, batch_size, times):
+    """One line of the table, of seconds with plain layers and with ours."""
+    plain, ours = times["plain"], times["ours"]
+    return {
+        "run": run,
+        "batch": batch_size,
+        "plain_ms": round(1e3 * plain, 2),
+        "ours_ms": round(1e3 * ours, 2),
+        "ratio": round(ours / plain, 3),
+        "seed": SEED,
+        **machine(),
+    }
+
+
+def training(batch_size):
+    """A step of `train_on_batch`, with Adam and the certified margin loss."""
+    rng = np.random.default_rng(SEED)
+    images = tf.constant(rng.uniform(size=(batch_size, *INPUT_SHAPE)), "float32")
+    labels = tf.constant(rng.integers(0, 10, size=batch_size), "int32")
+    steps = {}
+    for name, backbone in (("plain", plain_mlp()), ("ours", lipschitz_mlp(INPUT_SHAPE, WIDTHS))):
+        model = ClustrClassifier(backbone, num_classes=10)
+        model.compile(keras.optimizers.Adam(2e-3), metrics=[])
+        steps[name] = lambda model=model: model.train_on_batch(images, labels)
+    return row("training step", batch_size, seconds(steps))
+
+
+def inference(batch_size):
+    """A compiled forward pass."""
+    images = tf.constant(np.random.default_rng(SEED).uniform(size=(batch_size, *INPUT_SHAPE)), "float32")
+    passes = {}
+    for name, network in (("plain", plain_mlp()), ("ours", condense(lipschitz_mlp(INPUT_SHAPE, WIDTHS)))):
+        forward = tf.function(lambda x, network=network: network(x, training=False))
+        passes[name] = lambda forward=forward: forward(images)
+    return row("condensed inference", batch_size, seconds(passes))
+
+
+if __name__ == "__main__":
+    rows = [training(batch_size) for batch_size in (128, 256, 512, 1024)]
+    rows += [inference(batch_size) for batch_size in (32, 256)]
+    write_results(__file__, rows)

@@ -1,0 +1,92 @@
+"""What the peers' training scripts share: data, augmentation, a budget of seconds. Runs on Keras 2."""
+
+import argparse
+import json
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+
+def arguments():
+    """Command line: the data, the budget, the settings, and where the radii go."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True, help=".npz with x_train, y_train, x_test, y_test")
+    parser.add_argument("--output", required=True, help=".npz to write")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--settings", type=json.loads, required=True)
+    asked = parser.parse_args()
+    tf.keras.utils.set_random_seed(asked.seed)
+    return asked
+
+
+def batches(data, batch_size, seed, affine=None, one_hot=False):
+    """The training images, shuffled, in batches; moved at random by (shift, rotation, scale, shear) if asked for."""
+    x, y = data["x_train"], data["y_train"].astype("int64")
+    if one_hot:
+        y = np.eye(y.max() + 1, dtype="float32")[y]
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).cache().shuffle(len(x), seed=seed)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    if affine:
+        dataset = dataset.map(lambda images, labels: (moved(images, *affine), labels))
+    return dataset.prefetch(2)
+
+
+def moved(images, shift, rotation, scale, shear):
+    """The images under `RandomAffine` of this project."""
+    batch, height, width, _ = images.shape
+    draws = tf.random.uniform((5, batch), -1.0, 1.0)
+    angle, sheared = draws[0] * rotation * np.pi / 180.0, shear * draws[1]
+    factor = 1.0 + scale * draws[2]
+    a0, a1 = factor * tf.cos(angle), sheared - factor * tf.sin(angle)
+    b0, b1 = factor * tf.sin(angle), factor * tf.cos(angle)
+    x, y = (width - 1) / 2, (height - 1) / 2
+    zeros = tf.zeros_like(angle)
+    transforms = [a0, a1, x - a0 * x - a1 * y + shift * draws[3], b0, b1, y - b0 * x - b1 * y + shift * draws[4]]
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([*transforms, zeros, zeros], axis=-1),
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
+
+
+class Budget(tf.keras.callbacks.Callback):
+    """Ends the training after some seconds; until then the learning rate falls to 0 along a cosine."""
+
+    def __init__(self, seconds, learning_rate):
+        super().__init__()
+        self.seconds, self.learning_rate = seconds, learning_rate
+        self.start, self.spent, self.steps = None, 0.0, 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Sets the learning rate by the clock."""
+        share = min(1.0, self.spent / self.seconds)
+        self.model.optimizer.learning_rate.assign(self.learning_rate * 0.5 * (1.0 + np.cos(np.pi * share)))
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the clock, which starts after the first step: that one compiles."""
+        self.steps += 1
+        if self.start is None:
+            self.start = time.perf_counter()
+        self.spent = time.perf_counter() - self.start
+        if self.spent > self.seconds:
+            self.model.stop_training = True
+
+
+def write(asked, logits, radius, seconds, epochs):
+    """Writes what the benchmark reads."""
+    np.savez(
+        asked.output,
+        class_ids=np.argmax(logits, axis=-1),
+        radius=np.asarray(radius, "float64"),
+        seconds=seconds,
+        epochs=epochs,
+        versions=f"TensorFlow {tf.__version__}",
+    )

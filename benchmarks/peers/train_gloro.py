@@ -1,0 +1,70 @@
+"""Trains a GloRo network and writes its certified radii. Run by certified_accuracy.py in GloRo's environment.
+
+Settings: `network` "2C2F" or "mlp"; `epsilon`, the radius to train for; `loss` as GloRo names it; `affine`;
+`epsilon_schedule`. The schedules are GloRo's own and count epochs, so the first epochs are timed to find their number.
+"""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+from gloro import GloroNet
+from gloro.layers import MinMax
+from gloro.training import losses
+from gloro.training.callbacks import EpsilonScheduler, LrScheduler, UpdatePowerIterates
+from peer import arguments, batches, write
+from tensorflow.keras.layers import Conv2D, Dense, Flatten, Input
+
+
+def network(name, input_shape):
+    """GloRo's own small convolutional network, or the MLP of the others; orthogonal at the start, as its own are."""
+    x = z = Input(input_shape)
+    if name == "2C2F":
+        for filters in (16, 32):
+            z = MinMax()(Conv2D(filters, 4, strides=2, padding="same", kernel_initializer="orthogonal")(z))
+        widths = (100,)
+    else:
+        widths = (512, 512, 256, 128)
+    z = Flatten()(z)
+    for width in widths:
+        z = MinMax()(Dense(width, kernel_initializer="orthogonal")(z))
+    return x, Dense(10, kernel_initializer="orthogonal")(z)
+
+
+def compiled(settings, input_shape):
+    """A fresh network."""
+    model = GloroNet(*network(settings["network"], input_shape), epsilon=settings["epsilon"])
+    optimizer = tf.keras.optimizers.Adam(settings.get("learning_rate", 1e-3))
+    model.compile(loss=losses.get(settings["loss"]), optimizer=optimizer)
+    return model
+
+
+def seconds_per_epoch(settings, data, dataset):
+    """Median time of five epochs of a network that is thrown away, after one that compiles."""
+    model, times = compiled(settings, data["x_train"].shape[1:]), []
+    for _ in range(6):
+        start = time.perf_counter()
+        model.fit(dataset, verbose=0, callbacks=[UpdatePowerIterates(verbose=False)])
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+if __name__ == "__main__":
+    asked = arguments()
+    settings, data = asked.settings, np.load(asked.data)
+    dataset = batches(data, settings.get("batch_size", 256), asked.seed, settings.get("affine"))
+    epochs = max(2, round(asked.seconds / seconds_per_epoch(settings, data, dataset)))
+    tf.keras.utils.set_random_seed(asked.seed)
+    model = compiled(settings, data["x_train"].shape[1:])
+    callbacks = [
+        EpsilonScheduler(settings.get("epsilon_schedule", "[0.01]-log-[50%:1.1]-[1.1]"), verbose=False),
+        LrScheduler("decay_after_half_to_0.000001", verbose=False),
+        UpdatePowerIterates(verbose=False),
+    ]
+    start = time.perf_counter()
+    model.fit(dataset, epochs=epochs, verbose=0, callbacks=callbacks)
+    seconds = time.perf_counter() - start
+    model.freeze_lipschitz_constant()
+    parts = [model.predict_with_certified_radius(part) for part in np.split(data["x_test"], len(data["x_test"]) // 500)]
+    logits, radius = (np.concatenate(part) for part in zip(*parts, strict=True))
+    write(asked, logits, radius.reshape(-1), seconds, epochs)

@@ -1,0 +1,61 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from clustr_keras.data import RandomAffine
+from clustr_keras.training import CertifiedRecipe, certified_recipe, train_certified
+from clustr_keras.training.certified import _schedule
+
+TINY = CertifiedRecipe(widths=(32, 16), epochs=2, augmentation=RandomAffine())
+
+
+def weights_of(digits, recipe):
+    (images, labels), _ = digits
+    return train_certified(images, labels, "0123456789", recipe).get_weights()
+
+
+def test_sets_like_mnist_get_the_larger_network_and_augmentation():
+    for name in ("mnist", "mnist10k", "fashion_mnist:3.0.1"):
+        recipe = certified_recipe(name, seed=3)
+        assert recipe.widths == (512, 512, 256, 128)
+        assert (recipe.augmentation, recipe.seed) == (RandomAffine(), 3)
+    assert certified_recipe("digits", seed=3) == CertifiedRecipe(seed=3)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    recipe = dataclasses.replace(TINY, learning_rate=0.1, warmup=0.2)
+    rates = np.array([float(_schedule(recipe, 100)(step)) for step in range(101)])
+    assert_allclose(rates[:21], 0.1 * np.arange(21) / 20, atol=1e-7)
+    assert (np.diff(rates[20:]) < 0).all()
+    assert_allclose(rates[100], 0.0, atol=1e-7)
+    assert_allclose(float(_schedule(dataclasses.replace(recipe, warmup=0.0), 100)(0)), 0.1)
+
+
+def test_the_augmentation_is_applied_to_every_batch(digits):
+    (images, labels), _ = digits
+    seen = []
+
+    def note(batch, rng):
+        seen.append(len(batch))
+        return RandomAffine()(batch, rng)
+
+    before = images.copy()
+    train_certified(images, labels, "0123456789", dataclasses.replace(TINY, augmentation=note))
+    assert sum(seen) >= 2 * len(images)
+    assert_array_equal(images, before)
+
+
+def test_the_seed_decides(digits):
+    first, again = (weights_of(digits, TINY) for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert_allclose(one, other, atol=1e-5)
+    other = weights_of(digits, dataclasses.replace(TINY, seed=1))
+    assert any(np.abs(one - another).max() > 1e-3 for one, another in zip(first, other, strict=True))
+
+
+def test_labels_out_of_range_are_an_error(digits):
+    (images, labels), _ = digits
+    with pytest.raises(ValueError, match="labels"):
+        train_certified(images, labels + 1, "0123456789", TINY)
