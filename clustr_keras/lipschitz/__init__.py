@@ -24,6 +24,7 @@ from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense, Orthonormal
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.registry import LayerBound, Rounding, register
 from clustr_keras.lipschitz.residual import LipschitzResidual
+from clustr_keras.lipschitz.residual_conv import LipschitzResidualConv2D
 from clustr_keras.lipschitz.space_to_depth import DepthToSpace, SpaceToDepth
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "LayerBound",
     "LipschitzBound",
     "LipschitzResidual",
+    "LipschitzResidualConv2D",
     "MaxMin",
     "OrthogonalConv2D",
     "OrthogonalDense",

@@ -8,8 +8,8 @@ def condense(model):
 
     `OrthogonalDense` becomes `keras.layers.Dense`, `OrthogonalConv2D` becomes `keras.layers.Conv2D` or, where images
     wrap around, `CircularConv2D`. Every other layer with a `condensed()` method becomes what that gives:
-    `LipschitzResidual` and `HouseholderActivation`, for which Keras has no layer of the same bound, keep their form
-    with the weights that they compute stored. The outputs agree to float32 rounding, and a certificate of the copy is
+    residual layers and `HouseholderActivation`, for which Keras has no layer of the same bound, keep their form with
+    the weights that they compute stored. The outputs agree to float32 rounding, and a certificate of the copy is
     one for fixed float32 kernels: nothing is computed from other weights on the way.
 
     Args:

@@ -11,6 +11,7 @@ from clustr_keras.lipschitz.l2_norm_pooling import L2NormPooling
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.registry import LayerBound, Rounding, as_array, register
 from clustr_keras.lipschitz.residual import CondensedResidual, LipschitzResidual
+from clustr_keras.lipschitz.residual_conv import CondensedResidualConv2D, LipschitzResidualConv2D
 from clustr_keras.lipschitz.signals import up
 from clustr_keras.lipschitz.space_to_depth import DepthToSpace, SpaceToDepth
 from clustr_keras.lipschitz.spectral import spectral_norm_bound
@@ -47,19 +48,33 @@ def _of_reflection(call):
 @register(OrthogonalConv2D, one_lipschitz=True)
 @register(CircularConv2D)
 def _of_orthogonal_convolution(call):
-    kernel = as_array(call.operation.kernel, "float64")
-    norm, how = correlation_norm_bound(kernel), "correlations of the float32 kernel in use"
-    if not is_sharp(norm, kernel):
-        over_frequencies = convolution_norm_bound(kernel)
-        if over_frequencies < norm:
-            norm, how = over_frequencies, "supremum over all frequencies, of the float32 kernel in use"
-    return LayerBound(norm, how)
+    return LayerBound(*_norm_of_convolution(as_array(call.operation.kernel, "float64")))
 
 
 @register(LipschitzResidual, one_lipschitz=True)
 @register(CondensedResidual)
 def _of_residual(call):
+    return _of_residual_of_norm(spectral_norm_bound(as_array(call.operation.kernel, "float64")))
+
+
+@register(LipschitzResidualConv2D, one_lipschitz=True)
+@register(CondensedResidualConv2D)
+def _of_convolutional_residual(call):
+    return _of_residual_of_norm(_norm_of_convolution(as_array(call.operation.kernel, "float64"))[0])
+
+
+def _norm_of_convolution(kernel):
+    """Bound of the norm of a convolution with stride 1, and how it was obtained."""
+    norm = correlation_norm_bound(kernel)
+    if not is_sharp(norm, kernel):
+        over_frequencies = convolution_norm_bound(kernel)
+        if over_frequencies < norm:
+            return over_frequencies, "supremum over all frequencies, of the float32 kernel in use"
+    return norm, "correlations of the float32 kernel in use"
+
+
+def _of_residual_of_norm(norm):
     """`sqrt(1 + 4 s max(0, s - 1))` with `s = ||V||^2`: see `LipschitzResidual`."""
-    s = up(spectral_norm_bound(as_array(call.operation.kernel, "float64")) ** 2)
-    norm = 1.0 if s <= 1.0 else up(math.sqrt(1.0 + 4.0 * s * (s - 1.0) * (1.0 + 2.0**-48)))
-    return LayerBound(norm, "sum and branch as one, by the norm of the float32 kernel in use")
+    s = up(norm**2)
+    bound = 1.0 if s <= 1.0 else up(math.sqrt(1.0 + 4.0 * s * (s - 1.0) * (1.0 + 2.0**-48)))
+    return LayerBound(bound, "sum and branch as one, by the norm of the float32 kernel in use")

@@ -60,7 +60,7 @@ class LipschitzResidual(keras.layers.Layer):
         """Makes the weights."""
         self.raw_kernel = self.add_weight(
             name="raw_kernel",
-            shape=(input_shape[-1], self.units),
+            shape=self._kernel_shape(input_shape),
             initializer=self.kernel_initializer,
             autocast=False,
         )
@@ -76,14 +76,13 @@ class LipschitzResidual(keras.layers.Layer):
         largest = ops.stop_gradient(ops.max(ops.abs(w)))
         w = w / ops.where(largest > 0.0, largest, ops.ones_like(largest))
         scales = ops.exp(ops.clip(self.log_scales, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
-        gram = ops.abs(ops.matmul(ops.transpose(w), w))
-        dominant = ops.sum(gram * scales, axis=-1) / scales
+        dominant = ops.sum(self._inner_products(w) * scales, axis=-1) / scales
         is_counted = dominant > _NEGLIGIBLE
         return ops.where(is_counted, w / ops.sqrt(ops.where(is_counted, dominant, 1.0)), 0.0)
 
     def call(self, inputs):
         """Computes `x - 2 V relu(V^T x + b)`."""
-        return _residual(inputs, ops.cast(self.kernel, inputs.dtype), self.bias)
+        return self._apply(inputs, ops.cast(self.kernel, inputs.dtype))
 
     def compute_output_shape(self, input_shape):
         """Returns the input shape."""
@@ -91,11 +90,24 @@ class LipschitzResidual(keras.layers.Layer):
 
     def condensed(self):
         """The `CondensedResidual` that computes the same, with the float32 matrix V as a weight of its own."""
-        layer = CondensedResidual(self.units, name=self.name, dtype=self.dtype_policy)
-        layer.build((None, self.raw_kernel.shape[0]))
+        layer = self._condensed_layer()
+        layer.build(tuple(self.get_build_config()["input_shape"]))
         layer.kernel.assign(self.kernel)
         layer.bias.assign(self.bias)
         return layer
+
+    def _kernel_shape(self, input_shape):
+        return (input_shape[-1], self.units)
+
+    def _inner_products(self, w):
+        """Sizes of the inner products of all columns."""
+        return ops.abs(ops.matmul(ops.transpose(w), w))
+
+    def _apply(self, inputs, kernel):
+        return _residual(inputs, kernel, self.bias)
+
+    def _condensed_layer(self):
+        return CondensedResidual(self.units, name=self.name, dtype=self.dtype_policy)
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -137,18 +149,24 @@ class CondensedResidual(keras.layers.Layer):
 
     def build(self, input_shape):
         """Makes the weights, zeros until they are assigned."""
-        shape = (input_shape[-1], self.units)
+        shape = self._kernel_shape(input_shape)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros", trainable=False)
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", trainable=False)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     def call(self, inputs):
         """Computes `x - 2 V relu(V^T x + b)`."""
-        return _residual(inputs, ops.convert_to_tensor(self.kernel), self.bias)
+        return self._apply(inputs, ops.convert_to_tensor(self.kernel))
 
     def compute_output_shape(self, input_shape):
         """Returns the input shape."""
         return input_shape
+
+    def _kernel_shape(self, input_shape):
+        return (input_shape[-1], self.units)
+
+    def _apply(self, inputs, kernel):
+        return _residual(inputs, kernel, self.bias)
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -18,6 +18,7 @@ LAYERS = {
     "orthogonal_conv": lambda **kwargs: lipschitz.OrthogonalConv2D(6, **kwargs),
     "orthogonal_conv_same": lambda **kwargs: lipschitz.OrthogonalConv2D(6, padding="same", **kwargs),
     "residual": lambda **kwargs: lipschitz.LipschitzResidual(10, **kwargs),
+    "residual_conv": lambda **kwargs: lipschitz.LipschitzResidualConv2D(10, **kwargs),
     "orthogonal_dense": lambda **kwargs: lipschitz.OrthogonalDense(6, **kwargs),
 }
 
