@@ -41,8 +41,8 @@ SETTINGS = {
         {"margin": 4.0},
     ],
     "deel-lip": [
-        *({"loss": "tau", "tau": tau} for tau in (1.0, 2.0, 4.0, 8.0, 16.0)),
-        *({"loss": "tau", "tau": tau, "affine": AFFINE} for tau in (1.0, 2.0, 4.0, 8.0)),
+        *({"loss": "tau", "tau": tau} for tau in (0.5, 1.0, 2.0, 4.0, 8.0)),
+        *({"loss": "tau", "tau": tau, "affine": AFFINE} for tau in (0.5, 1.0, 2.0, 4.0)),
         *({"loss": "hkr", "alpha": alpha, "min_margin": 3.0} for alpha in (5.0, 20.0, 100.0)),
     ],
     "gloro": [
