@@ -2,6 +2,7 @@
 
 import keras
 
+from clustr_keras.backbones.stages import check_halved
 from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.space_to_depth import SpaceToDepth
@@ -34,11 +35,7 @@ def lipschitz_convnet(input_shape, channels=(32, 64), dim=128, name="lipschitz_c
     """
     if not channels or any(count % 2 for count in channels):
         raise ValueError(f"channels must hold at least one number, and even ones only; got {tuple(channels)}.")
-    if len(input_shape) != 3 or any(size is None or size % 2 ** len(channels) for size in input_shape[:2]):
-        raise ValueError(
-            f"input_shape must be (H, W, C) with H and W divisible by {2 ** len(channels)}, for {len(channels)} stages "
-            f"that halve them; got {tuple(input_shape)}. Use fewer stages, or pad or resize the images."
-        )
+    check_halved(input_shape, len(channels))
     images = keras.Input(input_shape, name="images")
     x = images
     for index, count in enumerate(channels):

@@ -2,6 +2,7 @@
 
 import keras
 
+from clustr_keras.backbones.stages import check_halved
 from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.residual_conv import LipschitzResidualConv2D
@@ -45,11 +46,7 @@ def lipschitz_resnet(input_shape, width=32, depths=(2, 2), dense=(256, 128), nam
         raise ValueError(f"depths must hold at least one number; got {tuple(depths)}.")
     if not dense or any(size % 2 for size in dense[:-1]):
         raise ValueError(f"dense must hold at least one number, and even ones before the last; got {tuple(dense)}.")
-    if len(input_shape) != 3 or any(size is None or size % 2 ** len(depths) for size in input_shape[:2]):
-        raise ValueError(
-            f"input_shape must be (H, W, C) with H and W divisible by {2 ** len(depths)}, for {len(depths)} stages "
-            f"that halve them; got {tuple(input_shape)}. Use fewer stages, or pad or resize the images."
-        )
+    check_halved(input_shape, len(depths))
     images = keras.Input(input_shape, name="images")
     x = images
     for stage, depth in enumerate(depths):

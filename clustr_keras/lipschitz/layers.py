@@ -195,9 +195,9 @@ def _orthogonal(w):
 def _retracted(w, tolerance):
     """`w` after one Newton-Schulz step, or as many as bring `||W^T W - I||_F` below a tolerance for sure."""
     gram = _gram(w)
-    # Squares of larger entries may leave float32's range; what is no number is not below anything either.
-    w, gram = ops.cond(_defect(gram) < _LARGE_DEFECT, lambda: (w, gram), lambda: _with_smaller_entries(w))
     defect = _defect(gram)
+    # Squares of larger entries may leave float32's range; what is no number is not below anything either.
+    w, gram, defect = ops.cond(defect < _LARGE_DEFECT, lambda: (w, gram, defect), lambda: _with_smaller_entries(w))
     # Divided by this bound of the spectral norm where it exceeds 1.5, singular values are at most 1.5.
     bound = ops.sqrt(1.0 + defect)
     scale = ops.where(bound > 1.5, 1.0 / bound, 1.0)
@@ -240,6 +240,7 @@ def _defect_after(gram):
 
 
 def _with_smaller_entries(w):
-    """`w` over its largest entry, and its Gram matrix."""
+    """`w` over its largest entry, its Gram matrix and its defect."""
     w = w / ops.max(ops.abs(w))
-    return w, _gram(w)
+    gram = _gram(w)
+    return w, gram, _defect(gram)

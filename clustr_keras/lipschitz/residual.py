@@ -11,8 +11,18 @@ _LARGEST_LOG_SCALE = 10.0
 _NEGLIGIBLE = 1e-20
 
 
+class _Dense:
+    """The shape of a residual layer's kernel, and what it computes with it."""
+
+    def _kernel_shape(self, input_shape):
+        return (input_shape[-1], self.units)
+
+    def _apply(self, inputs, kernel):
+        return inputs - 2.0 * ops.matmul(ops.relu(ops.matmul(inputs, kernel) + self.bias), ops.transpose(kernel))
+
+
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class LipschitzResidual(keras.layers.Layer):
+class LipschitzResidual(_Dense, keras.layers.Layer):
     """Residual layer `x - 2 V relu(V^T x + b)` with `||V||_2 <= 1`.
 
     Here `V = W T^(-1/2)`, with `T` diagonal, `T_i = sum_j |W^T W|_ij q_j / q_i`, and `q = exp(log_scales)`. By diagonal
@@ -96,15 +106,9 @@ class LipschitzResidual(keras.layers.Layer):
         layer.bias.assign(self.bias)
         return layer
 
-    def _kernel_shape(self, input_shape):
-        return (input_shape[-1], self.units)
-
     def _inner_products(self, w):
         """Sizes of the inner products of all columns."""
         return ops.abs(ops.matmul(ops.transpose(w), w))
-
-    def _apply(self, inputs, kernel):
-        return _residual(inputs, kernel, self.bias)
 
     def _condensed_layer(self):
         return CondensedResidual(self.units, name=self.name, dtype=self.dtype_policy)
@@ -120,7 +124,7 @@ class LipschitzResidual(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class CondensedResidual(keras.layers.Layer):
+class CondensedResidual(_Dense, keras.layers.Layer):
     """What `LipschitzResidual` condenses to: `x - 2 V relu(V^T x + b)` with V stored, and no longer computed.
 
     With `s = ||V||^2` its Lipschitz constant is at most `sqrt(1 + 4 s max(0, s - 1))`, whatever is stored: in the proof
@@ -162,19 +166,9 @@ class CondensedResidual(keras.layers.Layer):
         """Returns the input shape."""
         return input_shape
 
-    def _kernel_shape(self, input_shape):
-        return (input_shape[-1], self.units)
-
-    def _apply(self, inputs, kernel):
-        return _residual(inputs, kernel, self.bias)
-
     def get_config(self):
         """Returns the constructor's arguments."""
         return {**super().get_config(), "units": self.units}
-
-
-def _residual(inputs, kernel, bias):
-    return inputs - 2.0 * ops.matmul(ops.relu(ops.matmul(inputs, kernel) + bias), ops.transpose(kernel))
 
 
 def _checked_units(units):

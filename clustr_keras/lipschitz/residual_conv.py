@@ -8,8 +8,34 @@ from clustr_keras.lipschitz.layers import PACKAGE
 from clustr_keras.lipschitz.residual import CondensedResidual, LipschitzResidual
 
 
+class _Convolutional:
+    """What a residual layer does with a convolution that wraps around in place of a matrix."""
+
+    def __init__(self, units, kernel_size=3, **kwargs):
+        super().__init__(units, **kwargs)
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be an odd positive integer; got {kernel_size!r}.")
+        self.kernel_size = kernel_size
+
+    def _kernel_shape(self, input_shape):
+        if len(input_shape) != 4 or input_shape[-1] is None:
+            raise ValueError(f"images [B, H, W, C] with C known are needed; got shape {tuple(input_shape)}.")
+        check_size(input_shape, self.kernel_size)
+        return (self.kernel_size, self.kernel_size, input_shape[-1], self.units)
+
+    def _apply(self, inputs, kernel):
+        # The adjoint, as the kernel is odd: mirrored, and its channels swapped.
+        adjoint = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))
+        active = ops.relu(circular_convolution(inputs, kernel) + self.bias)
+        return inputs - 2.0 * circular_convolution(active, adjoint)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "kernel_size": self.kernel_size}
+
+
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class LipschitzResidualConv2D(LipschitzResidual):
+class LipschitzResidualConv2D(_Convolutional, LipschitzResidual):
     """Residual layer `x - 2 V relu(V^T x + b)`, where `V^T` is a convolution that wraps around, and V its adjoint.
 
     `LipschitzResidual` with a matrix that is a convolution: `V^T x = conv(x, K)` with `K_u = W_u T_u^(-1/2)` for each
@@ -45,13 +71,6 @@ class LipschitzResidualConv2D(LipschitzResidual):
         Araujo et al., A Unified Algebraic Perspective on Lipschitz Neural Networks, ICLR 2023, Theorem 3.
     """
 
-    def __init__(self, units, kernel_size=3, **kwargs):
-        super().__init__(units, **kwargs)
-        self.kernel_size = _checked_size(kernel_size)
-
-    def _kernel_shape(self, input_shape):
-        return _kernel_shape(input_shape, self.kernel_size, self.units)
-
     def _inner_products(self, w):
         """Sums over all shifts of the sizes of the filters' inner products, `[units, units]`."""
         margin = self.kernel_size - 1
@@ -59,19 +78,12 @@ class LipschitzResidualConv2D(LipschitzResidual):
         products = ops.conv(filters, w, padding="valid", data_format="channels_last")
         return ops.sum(ops.abs(products), axis=(1, 2))
 
-    def _apply(self, inputs, kernel):
-        return _residual(inputs, kernel, self.bias)
-
     def _condensed_layer(self):
         return CondensedResidualConv2D(self.units, self.kernel_size, name=self.name, dtype=self.dtype_policy)
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "kernel_size": self.kernel_size}
-
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class CondensedResidualConv2D(CondensedResidual):
+class CondensedResidualConv2D(_Convolutional, CondensedResidual):
     """What `LipschitzResidualConv2D` condenses to: its kernel is stored, and no longer computed.
 
     The bound of `CondensedResidual` holds, with the norm of the convolution for that of the matrix.
@@ -94,36 +106,3 @@ class CondensedResidualConv2D(CondensedResidual):
 
     >>> plain = residual.condensed()
     """
-
-    def __init__(self, units, kernel_size=3, **kwargs):
-        super().__init__(units, **kwargs)
-        self.kernel_size = _checked_size(kernel_size)
-
-    def _kernel_shape(self, input_shape):
-        return _kernel_shape(input_shape, self.kernel_size, self.units)
-
-    def _apply(self, inputs, kernel):
-        return _residual(inputs, kernel, self.bias)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "kernel_size": self.kernel_size}
-
-
-def _residual(inputs, kernel, bias):
-    # The adjoint of a convolution that wraps around, with an odd kernel: the kernel is mirrored, its channels swapped.
-    adjoint = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))
-    return inputs - 2.0 * circular_convolution(ops.relu(circular_convolution(inputs, kernel) + bias), adjoint)
-
-
-def _kernel_shape(input_shape, kernel_size, units):
-    if len(input_shape) != 4 or input_shape[-1] is None:
-        raise ValueError(f"images [B, H, W, C] with C known are needed; got shape {tuple(input_shape)}.")
-    check_size(input_shape, kernel_size)
-    return (kernel_size, kernel_size, input_shape[-1], units)
-
-
-def _checked_size(kernel_size):
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be an odd positive integer; got {kernel_size!r}.")
-    return kernel_size
