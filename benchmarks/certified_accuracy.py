@@ -1,18 +1,18 @@
 """Certified accuracy of this project, deel-lip and GloRo: same data, same machine, same seconds of training.
 
-Run: python benchmarks/certified_accuracy.py --data-dir DIR [--seconds 300] [--seeds 0 1 2], with DIR a TensorFlow
-Datasets folder that holds `mnist10k`.
+Run: python benchmarks/certified_accuracy.py --data-dir DIR [--data cifar10], with DIR a TensorFlow Datasets folder that
+holds the data set. Writes results/certified_accuracy.*, or results/certified_accuracy_cifar10.*.
 
-Seed 0 trains every setting in `SETTINGS`; for each radius and library, the setting with the best certified accuracy on
-the test images goes on to the other seeds. That choice favors all three alike. Each finished training is kept in
-`runs/certified_accuracy/`, so that a run goes on where it was stopped. Radii are in real arithmetic, without rounding
-slack, as the peers report theirs. Each peer lives in an environment of its own there.
+Every setting of `certified_settings.py` is first trained on seed 0, for the seconds of tuning. For each radius and
+library, the one with the best certified accuracy on the test images goes on to the full time and to all seeds. That
+choice favors all three alike. Each finished training is kept in `runs/certified_accuracy/`, so that a run goes on where
+it was stopped; `--cached` makes the table of what is there. Radii are in real arithmetic, without rounding slack, as
+the peers report theirs. Each peer lives in an environment of its own there.
 """
 
 import argparse
 import hashlib
 import json
-import math
 import pathlib
 import subprocess
 import time
@@ -22,74 +22,34 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+from budget import Budget
+from certified_settings import COMPARISONS
 from results import machine, write_results
 
-from clustr_keras import CertifiedMarginLoss, ClustrClassifier
-from clustr_keras.backbones import lipschitz_mlp
-from clustr_keras.data import ImageBatches, RandomAffine, Split, as_floats, load
+from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones
+from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split, as_floats, load
 
 HERE = pathlib.Path(__file__).parent
 RUNS = HERE.parent / "runs" / "certified_accuracy"
 PEERS = {"deel-lip": ("deel-lip==1.5.0", "train_deel_lip.py"), "gloro": ("gloro==1.1.1", "train_gloro.py")}
-RADII = (0.0, 0.3, 1.0, 1.58)
-AFFINE = (0.5, 8.0, 0.05, 0.1)
-SETTINGS = {
-    "clustr_keras": [
-        {"margin": 4.0, "affine": AFFINE},
-        {"margin": 4.5, "affine": AFFINE},
-        {"margin": 2.5, "affine": AFFINE},
-        {"margin": 4.0},
-    ],
-    "deel-lip": [
-        *({"loss": "tau", "tau": tau} for tau in (0.5, 1.0, 2.0, 4.0, 8.0)),
-        *({"loss": "tau", "tau": tau, "affine": AFFINE} for tau in (0.5, 1.0, 2.0, 4.0)),
-        *({"loss": "hkr", "alpha": alpha, "min_margin": 3.0} for alpha in (5.0, 20.0, 100.0)),
-    ],
-    "gloro": [
-        *(
-            {"network": network, "epsilon": epsilon, "loss": loss}
-            for network in ("2C2F", "mlp")
-            for epsilon in (0.3, 1.0, 1.58)
-            for loss in ("sparse_crossentropy", "sparse_trades_kl.1.5")
-        ),
-        {"network": "2C2F", "epsilon": 1.58, "loss": "sparse_trades_kl.1.5", "affine": AFFINE},
-    ],
-}
-
-
-class _Budget(keras.callbacks.Callback):
-    """Ends the training after some seconds; until then the learning rate rises for a twentieth, then falls to 0."""
-
-    def __init__(self, seconds, learning_rate):
-        super().__init__()
-        self.seconds, self.learning_rate = seconds, learning_rate
-        self.start, self.spent, self.steps = None, 0.0, 0
-
-    def on_train_batch_begin(self, batch, logs=None):
-        share = min(1.0, self.spent / self.seconds)
-        rising = min(1.0, (share + 0.01) / 0.05)
-        self.model.optimizer.learning_rate.assign(self.learning_rate * rising * 0.5 * (1 + math.cos(math.pi * share)))
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps += 1
-        if self.start is None:  # the first step compiles
-            self.start = time.perf_counter()
-        self.spent = time.perf_counter() - self.start
-        if self.spent > self.seconds:
-            self.model.stop_training = True
 
 
 def train_ours(data, seconds, seed, settings):
     """Class ids and radii on the test images, seconds spent, epochs."""
     keras.utils.set_random_seed(seed)
-    widths = settings.get("widths", (512, 512, 256, 128))
-    model = ClustrClassifier(lipschitz_mlp(data["x_train"].shape[1:], widths), num_classes=10)
-    model.compile(keras.optimizers.Adam(), CertifiedMarginLoss(settings.get("temperature", 4.0), settings["margin"]))
-    augmentation = RandomAffine(*settings["affine"]) if "affine" in settings else None
-    batches = ImageBatches(
-        Split(data["x_train"], data["y_train"]), settings.get("batch_size", 1024), augmentation, seed=seed
-    )
-    budget = _Budget(seconds, settings.get("learning_rate", 7e-3))
+    make = getattr(backbones, settings["backbone"])
+    backbone = make(data["x_train"].shape[1:], **settings.get("sizes", {}))
+    model = ClustrClassifier(backbone, num_classes=10)
+    loss = CertifiedMarginLoss(settings["temperature"], settings["margin"])
+    model.compile(keras.optimizers.Adam(), loss)
+    augmentation = None
+    if "affine" in settings:
+        augmentation = RandomAffine(*settings["affine"])
+    elif "crop_and_flip" in settings:
+        augmentation = CropAndFlip(settings["crop_and_flip"])
+    split = Split(data["x_train"], data["y_train"])
+    batches = ImageBatches(split, settings["batch_size"], augmentation, seed=seed)
+    budget = Budget(seconds, settings["learning_rate"])
     model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget])
     certificate = model.certify(data["x_test"])
     return {
@@ -115,88 +75,108 @@ def train_peer(library, data_file, seconds, seed, settings, output):
     subprocess.run([*command, "--seed", str(seed), "--settings", json.dumps(settings)], check=True)
 
 
-def trained(library, data, data_file, seconds, seed, settings):
-    """What a training gave, from the file of an earlier run if there is one."""
-    key = json.dumps([library, seconds, seed, settings], sort_keys=True)
-    output = RUNS / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-    if not output.exists():
-        print(f"{library}, seed {seed}: {json.dumps(settings)}", flush=True)
-        if library in PEERS:
-            train_peer(library, data_file, seconds, seed, settings, output)
-        else:
-            np.savez(output, **train_ours(data, seconds, seed, settings))
-    return dict(np.load(output))
+class Trainings:
+    """Trains on one data set, once for each combination of library, settings, seconds and seed."""
+
+    def __init__(self, name, examples, data_dir, only_cached):
+        RUNS.mkdir(parents=True, exist_ok=True)
+        dataset = load(name, data_dir)
+        self.data = {
+            "x_train": as_floats(dataset.train.images[:examples]),
+            "y_train": dataset.train.labels[:examples],
+            "x_test": as_floats(dataset.test.images),
+            "y_test": dataset.test.labels,
+        }
+        self.name, self.only_cached = name, only_cached
+        self.file = RUNS / f"{name}.npz"
+        np.savez(self.file, **self.data)
+
+    def __call__(self, library, settings, seconds, seed):
+        """What the training gave, from an earlier run if there was one; `None` if it may not be run."""
+        key = json.dumps([self.name, library, seconds, seed, settings], sort_keys=True)
+        output = RUNS / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+        if not output.exists():
+            if self.only_cached:
+                return None
+            print(f"{time.strftime('%H:%M')} {library}, seed {seed}, {seconds:g} s: {json.dumps(settings)}", flush=True)
+            if library in PEERS:
+                train_peer(library, self.file, seconds, seed, settings, output)
+            else:
+                np.savez(output, **train_ours(self.data, seconds, seed, settings))
+        return dict(np.load(output))
+
+    def accuracy(self, result, radius):
+        """Certified accuracy on the test images, in percent."""
+        is_right = result["class_ids"] == self.data["y_test"]
+        return 100 * float(np.mean(is_right & (result["radius"] >= radius)))
 
 
-def accuracies(result, labels):
-    """Certified accuracy at each radius."""
-    is_right = result["class_ids"] == labels
-    return {f"at {radius:g}": round(float(np.mean(is_right & (result["radius"] >= radius))), 4) for radius in RADII}
+def compared(trainings, library, comparison):
+    """Tunes a library on seed 0, then trains what came out best on all seeds.
+
+    Returns:
+        Pairs of settings and results, those of tuning and those of the comparison.
+    """
+    tuned = [(s, trainings(library, s, comparison.tuning_seconds, 0)) for s in comparison.settings[library]]
+    tuned = [(settings, result) for settings, result in tuned if result is not None]
+    chosen = {
+        max(range(len(tuned)), key=lambda i: trainings.accuracy(tuned[i][1], radius)) for radius in comparison.targets
+    }
+    finals = []
+    for settings in (tuned[index][0] for index in sorted(chosen)):
+        results = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
+        finals.append((settings, [result for result in results if result is not None]))
+    return [(settings, [result]) for settings, result in tuned], [final for final in finals if final[1]]
 
 
-def plot(curves, labels, file):
-    """Certified accuracy against the radius, of each library's chosen settings, over all seeds."""
+def row(trainings, library, comparison, phase, settings, results):
+    """A row of the table: accuracies of all seeds, and their mean."""
+    columns = {}
+    for radius in (0.0, *comparison.radii):
+        shares = [trainings.accuracy(result, radius) for result in results]
+        mean = f" (mean {np.mean(shares):.1f})" if len(shares) > 1 else ""
+        columns[f"at {radius:.3g}" if radius else "clean"] = " / ".join(f"{share:.1f}" for share in shares) + mean
+    return {
+        "phase": phase,
+        "library": library,
+        "settings": json.dumps(settings),
+        **columns,
+        "training_s": " / ".join(f"{float(result['seconds']):.0f}" for result in results),
+        "epochs": " / ".join(f"{float(result['epochs']):.0f}" for result in results),
+        "trained with": str(results[0]["versions"]),
+        **machine(),
+    }
+
+
+def plot(curves, trainings, limit, file):
+    """Certified accuracy against the radius, the mean over all seeds and their range."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    radii = np.linspace(0.0, 3.0, 301)
+    radii = np.linspace(0.0, limit, 201)
     for (name, results), color in zip(curves.items(), plt.cm.tab10.colors, strict=False):
-        shares = np.array(
-            [[np.mean((r["class_ids"] == labels) & (r["radius"] >= radius)) for radius in radii] for r in results]
-        )
-        axes.plot(radii, 100 * shares.mean(axis=0), label=name, color=color)
-        axes.fill_between(radii, 100 * shares.min(axis=0), 100 * shares.max(axis=0), color=color, alpha=0.2, lw=0)
-    axes.set(xlabel="radius, l_2, pixels in [0, 1]", ylabel="certified accuracy, %", xlim=(0, 3), ylim=(0, 100))
+        shares = np.array([[trainings.accuracy(result, radius) for radius in radii] for result in results])
+        axes.plot(radii, shares.mean(axis=0), label=name, color=color)
+        axes.fill_between(radii, shares.min(axis=0), shares.max(axis=0), color=color, alpha=0.2, lw=0)
+    axes.set(xlabel="radius, l_2, pixels in [0, 1]", ylabel="certified accuracy, %", xlim=(0, limit), ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="x-small")
     figure.savefig(file, dpi=150)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=list(COMPARISONS), default="mnist10k")
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", choices=list(SETTINGS), nargs="+", default=list(SETTINGS))
+    parser.add_argument("--only", choices=["clustr_keras", *PEERS], nargs="+", default=["clustr_keras", *PEERS])
+    parser.add_argument("--cached", action="store_true", help="train nothing; make the table of what is there")
     asked = parser.parse_args()
-    RUNS.mkdir(parents=True, exist_ok=True)
-    mnist = load("mnist10k", asked.data_dir)
-    data = {
-        "x_train": as_floats(mnist.train.images),
-        "y_train": mnist.train.labels,
-        "x_test": as_floats(mnist.test.images),
-        "y_test": mnist.test.labels,
-    }
-    data_file = RUNS / "mnist10k.npz"
-    np.savez(data_file, **data)
-    labels, rows, curves = data["y_test"], [], {}
-    first, *others = asked.seeds
+    comparison = COMPARISONS[asked.data]
+    trainings = Trainings(asked.data, comparison.examples, asked.data_dir, asked.cached)
+    tuning, final, curves = [], [], {}
     for library in asked.only:
-        tried = [(s, trained(library, data, data_file, asked.seconds, first, s)) for s in SETTINGS[library]]
-        chosen = {
-            max(range(len(tried)), key=lambda i: accuracies(tried[i][1], labels)[f"at {radius:g}"])
-            for radius in RADII[1:]
-        }
-        for index, (settings, result) in enumerate(tried):
-            results = [(first, result)]
-            if index in chosen:
-                results += [(s, trained(library, data, data_file, asked.seconds, s, settings)) for s in others]
-                curves[f"{library} {json.dumps(settings)}"] = [of_seed for _, of_seed in results]
-            figures = [accuracies(of_seed, labels) for _, of_seed in results]
-            spread = {
-                name: " / ".join(f"{100 * of_seed[name]:.1f}" for of_seed in figures)
-                + (f" (mean {100 * np.mean([of_seed[name] for of_seed in figures]):.1f})" if len(figures) > 1 else "")
-                for name in figures[0]
-            }
-            rows.append(
-                {
-                    "library": library,
-                    "settings": json.dumps(settings),
-                    "seeds": " ".join(str(seed) for seed, _ in results),
-                    **spread,
-                    "training_s": round(float(result["seconds"])),
-                    "epochs": round(float(result["epochs"])),
-                    "trained with": str(result["versions"]),
-                    **machine(),
-                }
-            )
-    write_results(__file__, rows)
-    plot(curves, labels, (HERE / "results" / pathlib.Path(__file__).stem).with_suffix(".png"))
+        tuned, finals = compared(trainings, library, comparison)
+        tuning += [row(trainings, library, comparison, "tuning", *pair) for pair in tuned]
+        final += [row(trainings, library, comparison, "result", *pair) for pair in finals]
+        curves |= {f"{library} {json.dumps(settings)}": results for settings, results in finals}
+    name = "certified_accuracy" + ("" if asked.data == "mnist10k" else f"_{asked.data}")
+    write_results(HERE / name, final + tuning)
+    plot(curves, trainings, 2 * max(comparison.radii), HERE / "results" / f"{name}.png")

@@ -1,6 +1,7 @@
 """Writes what a benchmark found: `results/<script>.json`, and a table made of it, `results/<script>.md`."""
 
 import datetime
+import importlib
 import json
 import os
 import pathlib
@@ -8,15 +9,16 @@ import platform
 
 import keras
 import numpy
-import tensorflow
 
 
 def machine():
     """What every row says about where and when it was measured."""
+    backend = importlib.import_module(keras.backend.backend())
+    name = {"tensorflow": "TensorFlow", "jax": "JAX"}[keras.backend.backend()]
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": f"Python {platform.python_version()}, Keras {keras.__version__}, "
-        f"TensorFlow {tensorflow.__version__}, NumPy {numpy.__version__}",
+        f"{name} {backend.__version__}, NumPy {numpy.__version__}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 

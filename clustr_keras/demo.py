@@ -171,13 +171,13 @@ def _serve_and_query(model_dir, images, labels, certificate):
 
 def _report(model, images, labels, certificate, robust_accuracy, strongest, audited, stopwatch, recipe):
     attempts = model.certify(strongest)
-    widths = "-".join(map(str, (images[0].size, *recipe.widths)))
     slack = float(np.max(certificate.radius - certificate.certified_radius))
     return Report(
         title="Digits, certified",
         facts={
             "data set": f"scikit-learn's digits, {len(images)} test images of 8 x 8 pixels",
-            "model": f"Lipschitz MLP {widths}, cluster centers per class: {recipe.clusters_per_class}",
+            "model": f"{recipe.backbone}, {model.backbone.count_params():,} weights, "
+            f"cluster centers per class: {recipe.clusters_per_class}",
             "Lipschitz bound": f"{certificate.lipschitz_bound:.7f}",
             "rounding slack": f"at most {slack:.4f}, subtracted (IEEE float32)",
             "training": f"{stopwatch.seconds['train']:.0f} s, {recipe.epochs} epochs, seed {recipe.seed}",

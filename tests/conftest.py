@@ -36,5 +36,5 @@ def classifier(digits):
     from clustr_keras.training import CertifiedRecipe, train_certified
 
     (images, labels), _ = digits
-    recipe = CertifiedRecipe(widths=(64, 32), clusters_per_class=2, epochs=8)
+    recipe = CertifiedRecipe(sizes={"widths": (64, 32)}, clusters_per_class=2, epochs=8)
     return train_certified(images, labels, class_names="0123456789", recipe=recipe)

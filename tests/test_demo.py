@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 from clustr_keras import demo
 from clustr_keras.training import CertifiedRecipe
 
-RECIPE = CertifiedRecipe(widths=(64, 32), epochs=3)
+RECIPE = CertifiedRecipe(sizes={"widths": (64, 32)}, epochs=3)
 
 
 def run(output):

@@ -24,15 +24,21 @@ def arguments():
     return asked
 
 
-def batches(data, batch_size, seed, affine=None, one_hot=False):
-    """The training images, shuffled, in batches; moved at random by (shift, rotation, scale, shear) if asked for."""
+def batches(data, batch_size, seed, settings, one_hot=False):
+    """The training images, shuffled, in batches.
+
+    Settings: `affine`, bounds of a random map of each image (shift, rotation, scale, shear); `crop_and_flip`, pixels of
+    a random shift, with a random flip.
+    """
     x, y = data["x_train"], data["y_train"].astype("int64")
     if one_hot:
         y = np.eye(y.max() + 1, dtype="float32")[y]
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).cache().shuffle(len(x), seed=seed)
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    if affine:
-        dataset = dataset.map(lambda images, labels: (moved(images, *affine), labels))
+    if "affine" in settings:
+        dataset = dataset.map(lambda images, labels: (moved(images, *settings["affine"]), labels))
+    if "crop_and_flip" in settings:
+        dataset = dataset.map(lambda images, labels: (cropped_and_flipped(images, settings["crop_and_flip"]), labels))
     return dataset.prefetch(2)
 
 
@@ -45,12 +51,28 @@ def moved(images, shift, rotation, scale, shear):
     a0, a1 = factor * tf.cos(angle), sheared - factor * tf.sin(angle)
     b0, b1 = factor * tf.sin(angle), factor * tf.cos(angle)
     x, y = (width - 1) / 2, (height - 1) / 2
-    zeros = tf.zeros_like(angle)
-    transforms = [a0, a1, x - a0 * x - a1 * y + shift * draws[3], b0, b1, y - b0 * x - b1 * y + shift * draws[4]]
+    of_x = [a0, a1, x - a0 * x - a1 * y + shift * draws[3]]
+    of_y = [b0, b1, y - b0 * x - b1 * y + shift * draws[4]]
+    return _mapped(images, [*of_x, *of_y])
+
+
+def cropped_and_flipped(images, padding):
+    """The images under `CropAndFlip` of this project."""
+    batch, _, width, _ = images.shape
+    shift = tf.cast(tf.random.uniform((2, batch), -padding, padding + 1, "int32"), "float32")
+    ones, zeros = tf.ones((batch,)), tf.zeros((batch,))
+    is_flipped = tf.random.uniform((batch,)) < 0.5
+    of_x = [tf.where(is_flipped, -ones, ones), zeros, shift[0] + tf.where(is_flipped, width - 1.0, 0.0)]
+    return _mapped(images, [*of_x, zeros, ones, shift[1]])
+
+
+def _mapped(images, transforms):
+    """The images at affine maps of their pixels' places, with zeros around them."""
+    zeros = tf.zeros_like(transforms[0])
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=tf.stack([*transforms, zeros, zeros], axis=-1),
-        output_shape=[height, width],
+        output_shape=images.shape[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="CONSTANT",

@@ -1,23 +1,41 @@
 """Trains a network of deel-lip and writes its certified radii. Run by certified_accuracy.py in deel-lip's environment.
 
-Settings: `loss` "tau" (with `tau`) or "hkr" (with `alpha`, `min_margin`); `widths`; `affine`; `learning_rate`.
+Settings: `network` "mlp", "convnet" or "downsampled"; `loss` "tau" (with `tau`) or "hkr" (with `alpha`, `min_margin`);
+`widths` of the dense layers; `channels` of the stages of convolutions; `batch_size`; `learning_rate`; those of
+`peer.batches`.
 """
 
 import numpy as np
 import tensorflow as tf
 from deel.lip.activations import GroupSort2
-from deel.lip.layers import SpectralDense
+from deel.lip.layers import InvertibleDownSampling, ScaledL2NormPooling2D, SpectralConv2D, SpectralDense
 from deel.lip.losses import MulticlassHKR, TauCategoricalCrossentropy
 from deel.lip.model import Sequential
 from peer import Budget, arguments, batches, write
 
+
+def network(settings, input_shape):
+    """The MLP of the others; stages of two convolutions and a pooling layer; or the convnet of this project.
+
+    That one has stages of a downsampling without loss and one convolution. GroupSort2 is between all layers.
+    """
+    layers = [tf.keras.layers.Input(input_shape)]
+    for channels in settings.get("channels", ()):
+        if settings["network"] == "downsampled":
+            layers += [InvertibleDownSampling((2, 2)), SpectralConv2D(channels, 3), GroupSort2()]
+        else:
+            layers += [SpectralConv2D(channels, 3), GroupSort2(), SpectralConv2D(channels, 3), GroupSort2()]
+            layers.append(ScaledL2NormPooling2D(2))
+    layers.append(tf.keras.layers.Flatten())
+    for width in settings.get("widths", (512, 512, 256, 128)):
+        layers += [SpectralDense(width), GroupSort2()]
+    return Sequential([*layers, SpectralDense(10)])
+
+
 if __name__ == "__main__":
     asked = arguments()
     settings, data = asked.settings, np.load(asked.data)
-    layers = [tf.keras.layers.Input(data["x_train"].shape[1:]), tf.keras.layers.Flatten()]
-    for width in settings.get("widths", (512, 512, 256, 128)):
-        layers += [SpectralDense(width), GroupSort2()]
-    model = Sequential([*layers, SpectralDense(10)])
+    model = network(settings, data["x_train"].shape[1:])
     if settings["loss"] == "tau":
         loss = TauCategoricalCrossentropy(settings["tau"])
     else:
@@ -25,7 +43,7 @@ if __name__ == "__main__":
     batch_size = settings.get("batch_size", 256)
     model.compile(tf.keras.optimizers.Adam(), loss)
     budget = Budget(asked.seconds, settings.get("learning_rate", 1e-3))
-    dataset = batches(data, batch_size, asked.seed, settings.get("affine"), one_hot=True)
+    dataset = batches(data, batch_size, asked.seed, settings, one_hot=True)
     model.fit(dataset, epochs=10**6, verbose=0, callbacks=[budget])
     logits = model.vanilla_export().predict(data["x_test"], batch_size=500, verbose=0)
     first, second = -np.sort(-logits, axis=-1)[:, :2].T

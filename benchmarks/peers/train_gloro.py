@@ -1,7 +1,8 @@
 """Trains a GloRo network and writes its certified radii. Run by certified_accuracy.py in GloRo's environment.
 
-Settings: `network` "2C2F" or "mlp"; `epsilon`, the radius to train for; `loss` as GloRo names it; `affine`;
-`epsilon_schedule`. The schedules are GloRo's own and count epochs, so the first epochs are timed to find their number.
+Settings: `network` "2C2F", "4C3F", "6C2F" or "mlp"; `epsilon`, the radius to train for; `loss` as GloRo names it;
+`epsilon_schedule`; `batch_size`; `learning_rate`; those of `peer.batches`. The schedules are GloRo's own and count
+epochs, so the first epochs are timed to find their number.
 """
 
 import time
@@ -17,14 +18,17 @@ from tensorflow.keras.layers import Conv2D, Dense, Flatten, Input
 
 
 def network(name, input_shape):
-    """GloRo's own small convolutional network, or the MLP of the others; orthogonal at the start, as its own are."""
+    """GloRo's own convolutional networks, or the MLP of the others; orthogonal at the start, as its own are."""
+    convolutions, widths = {
+        "2C2F": (((16, 4, 2), (32, 4, 2)), (100,)),
+        "4C3F": (((32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 4, 2)), (512, 512)),
+        "6C2F": (((32, 3, 1), (32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 3, 1), (64, 4, 2)), (512,)),
+        "mlp": ((), (512, 512, 256, 128)),
+    }[name]
     x = z = Input(input_shape)
-    if name == "2C2F":
-        for filters in (16, 32):
-            z = MinMax()(Conv2D(filters, 4, strides=2, padding="same", kernel_initializer="orthogonal")(z))
-        widths = (100,)
-    else:
-        widths = (512, 512, 256, 128)
+    for filters, size, stride in convolutions:
+        z = Conv2D(filters, size, stride, padding="same", kernel_initializer="orthogonal")(z)
+        z = MinMax()(z)
     z = Flatten()(z)
     for width in widths:
         z = MinMax()(Dense(width, kernel_initializer="orthogonal")(z))
@@ -40,7 +44,7 @@ def compiled(settings, input_shape):
 
 
 class Clock(tf.keras.callbacks.Callback):
-    """Notes when epochs end."""
+    """Notes when epochs end; stops after two of them and half a minute, both counted from the end of the first."""
 
     def __init__(self):
         super().__init__()
@@ -49,20 +53,21 @@ class Clock(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Called by `fit`."""
         self.ended.append(time.perf_counter())
+        self.model.stop_training = len(self.ended) > 2 and self.ended[-1] - self.ended[0] > 30.0
 
 
 def seconds_per_epoch(settings, data, dataset):
-    """Median time of ten epochs of a network that is thrown away, after one that compiles."""
+    """Median time of some epochs of a network that is thrown away, after one that compiles."""
     clock = Clock()
     callbacks = [UpdatePowerIterates(verbose=False), clock]
-    compiled(settings, data["x_train"].shape[1:]).fit(dataset, epochs=11, verbose=0, callbacks=callbacks)
+    compiled(settings, data["x_train"].shape[1:]).fit(dataset, epochs=1000, verbose=0, callbacks=callbacks)
     return float(np.median(np.diff(clock.ended)))
 
 
 if __name__ == "__main__":
     asked = arguments()
     settings, data = asked.settings, np.load(asked.data)
-    dataset = batches(data, settings.get("batch_size", 256), asked.seed, settings.get("affine"))
+    dataset = batches(data, settings.get("batch_size", 256), asked.seed, settings)
     epochs = max(2, round(asked.seconds / seconds_per_epoch(settings, data, dataset)))
     tf.keras.utils.set_random_seed(asked.seed)
     model = compiled(settings, data["x_train"].shape[1:])

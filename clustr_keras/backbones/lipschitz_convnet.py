@@ -2,30 +2,40 @@
 
 import keras
 
-from clustr_keras.backbones.stages import check_halved
-from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense
+from clustr_keras.backbones.stages import check_dense, check_halved, dense_layers, preset
+from clustr_keras.lipschitz.layers import MaxMin
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.space_to_depth import SpaceToDepth
 
+_PRESETS = {
+    8: {"channels": (32,), "dense": (128, 64)},
+    28: {"channels": (16, 32), "dense": (256, 128)},
+    32: {"channels": (32, 64), "dense": (256, 128)},
+}
 
-def lipschitz_convnet(input_shape, channels=(32, 64), dim=128, name="lipschitz_convnet"):
-    """Stages of `SpaceToDepth`, `OrthogonalConv2D` and `MaxMin`, then an `OrthogonalDense` onto the embedding.
+
+def lipschitz_convnet(input_shape, channels=None, dense=None, padding="same", name="lipschitz_convnet"):
+    """Stages of `SpaceToDepth`, `OrthogonalConv2D` and `MaxMin`, then dense layers onto the embedding.
 
     Each stage halves the resolution without a loss and convolves once, with a kernel of size 3. For images of 28 x 28
     or 32 x 32 two stages leave 7 x 7 or 8 x 8 pixels.
 
     Args:
         input_shape: Shape of one image, `(H, W, C)`, with H and W divisible by `2^len(channels)`.
-        channels: Channels of each stage, even numbers.
-        dim: Integer, dimension of the embedding.
+        channels: Channels of each stage, even numbers. By default 32 for images of 8 x 8 pixels or more, 16, 32 from 28
+            x 28 and 32, 64 from 32 x 32.
+        dense: Output sizes of the dense layers at the end; the last is the dimension of the embedding, all others are
+            even. By default 128, 64 for images of 8 x 8 pixels or more, and 256, 128 from 28 x 28.
+        padding: Of the convolutions, `"same"` or `"circular"`, see `OrthogonalConv2D`.
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model` from `[B, H, W, C]` to embeddings `[B, dim]`, with Lipschitz constant at most 1 in
-        exact arithmetic.
+        A functional `keras.Model` from `[B, H, W, C]` to embeddings `[B, dense[-1]]`, with Lipschitz constant at most 1
+        in exact arithmetic.
 
     Raises:
-        ValueError: If `channels` is empty or holds an odd number, or H or W cannot be halved that often.
+        ValueError: If `channels` is empty or holds an odd number, `dense` is empty or holds one before its last, or H
+            or W cannot be halved that often.
 
     Example:
 
@@ -33,15 +43,18 @@ def lipschitz_convnet(input_shape, channels=(32, 64), dim=128, name="lipschitz_c
     >>> backbone.output_shape
     (None, 128)
     """
+    sizes = preset(_PRESETS, input_shape)
+    channels = sizes["channels"] if channels is None else channels
+    dense = sizes["dense"] if dense is None else dense
     if not channels or any(count % 2 for count in channels):
         raise ValueError(f"channels must hold at least one number, and even ones only; got {tuple(channels)}.")
+    check_dense("dense", dense)
     check_halved(input_shape, len(channels))
     images = keras.Input(input_shape, name="images")
     x = images
-    for index, count in enumerate(channels):
-        x = SpaceToDepth(2, name=f"space_to_depth_{index}")(x)
-        x = OrthogonalConv2D(count, name=f"orthogonal_conv_{index}")(x)
-        x = MaxMin(name=f"max_min_{index}")(x)
+    for stage, count in enumerate(channels):
+        x = SpaceToDepth(2, name=f"stage{stage}_space_to_depth")(x)
+        x = OrthogonalConv2D(count, padding=padding, name=f"stage{stage}_orthogonal_conv")(x)
+        x = MaxMin(name=f"stage{stage}_max_min")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    x = OrthogonalDense(dim, name="embedding")(x)
-    return keras.Model(images, x, name=name)
+    return keras.Model(images, dense_layers(x, dense), name=name)

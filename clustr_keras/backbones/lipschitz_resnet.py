@@ -2,14 +2,19 @@
 
 import keras
 
-from clustr_keras.backbones.stages import check_halved
-from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense
+from clustr_keras.backbones.stages import check_dense, check_halved, dense_layers, preset
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.residual_conv import LipschitzResidualConv2D
 from clustr_keras.lipschitz.space_to_depth import SpaceToDepth
 
+_PRESETS = {
+    8: {"width": 32, "depths": (2,), "dense": (128, 64)},
+    28: {"width": 16, "depths": (2, 2), "dense": (256, 128)},
+    32: {"width": 32, "depths": (2, 2), "dense": (256, 128)},
+}
 
-def lipschitz_resnet(input_shape, width=32, depths=(2, 2), dense=(256, 128), name="lipschitz_resnet"):
+
+def lipschitz_resnet(input_shape, width=None, depths=None, dense=None, name="lipschitz_resnet"):
     """Stages of `SpaceToDepth`, `OrthogonalConv2D` and residual blocks, then dense layers onto the embedding.
 
     Stage i halves the resolution without a loss, mixes to `width * 2^i` channels, and goes through `depths[i]` layers
@@ -18,10 +23,12 @@ def lipschitz_resnet(input_shape, width=32, depths=(2, 2), dense=(256, 128), nam
 
     Args:
         input_shape: Shape of one image, `(H, W, C)`, with H and W divisible by `2^len(depths)`.
-        width: Positive integer, channels of the first stage.
-        depths: Number of residual layers in each stage.
+        width: Positive integer, channels of the first stage. By default 32, and 16 for images from 28 x 28 to below 32
+            x 32.
+        depths: Number of residual layers in each stage. By default 2 for images of 8 x 8 pixels or more, and 2, 2 from
+            28 x 28.
         dense: Output sizes of the dense layers at the end, with `MaxMin` between them; the last is the dimension of the
-            embedding, all others are even.
+            embedding, all others are even. By default 128, 64, and 256, 128 from 28 x 28.
         name: Name of the model.
 
     Returns:
@@ -42,10 +49,13 @@ def lipschitz_resnet(input_shape, width=32, depths=(2, 2), dense=(256, 128), nam
         Hu et al., Unlocking Deterministic Robustness Certification on ImageNet, NeurIPS 2023, for residual networks
         under a Lipschitz bound.
     """
+    sizes = preset(_PRESETS, input_shape)
+    width = sizes["width"] if width is None else width
+    depths = sizes["depths"] if depths is None else depths
+    dense = sizes["dense"] if dense is None else dense
     if not depths:
         raise ValueError(f"depths must hold at least one number; got {tuple(depths)}.")
-    if not dense or any(size % 2 for size in dense[:-1]):
-        raise ValueError(f"dense must hold at least one number, and even ones before the last; got {tuple(dense)}.")
+    check_dense("dense", dense)
     check_halved(input_shape, len(depths))
     images = keras.Input(input_shape, name="images")
     x = images
@@ -56,8 +66,4 @@ def lipschitz_resnet(input_shape, width=32, depths=(2, 2), dense=(256, 128), nam
         for block in range(depth):
             x = LipschitzResidualConv2D(channels, name=f"stage{stage}_residual{block}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    for index, size in enumerate(dense):
-        if index:
-            x = MaxMin(name=f"max_min_{index}")(x)
-        x = OrthogonalDense(size, name=f"orthogonal_{index}")(x)
-    return keras.Model(images, x, name=name)
+    return keras.Model(images, dense_layers(x, dense), name=name)

@@ -2,15 +2,19 @@
 
 import keras
 
-from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense
+from clustr_keras.backbones.stages import check_dense, dense_layers, preset
+
+_PRESETS = {8: (256, 256, 64), 28: (512, 512, 256, 128), 32: (1024, 512, 256, 128)}
 
 
-def lipschitz_mlp(input_shape, widths=(256, 256, 128), name="lipschitz_mlp"):
+def lipschitz_mlp(input_shape, widths=None, name="lipschitz_mlp"):
     """A chain of `OrthogonalDense` layers with `MaxMin` between them, ending in the embedding.
 
     Args:
         input_shape: Shape of one image, for example `(28, 28, 1)`.
-        widths: Output sizes of the dense layers; the last is the dimension of the embedding, all others are even.
+        widths: Output sizes of the dense layers; the last is the dimension of the embedding, all others are even. By
+            default 256, 256, 64 for images of 8 x 8 pixels or more, 512, 512, 256, 128 from 28 x 28 and 1024, 512, 256,
+            128 from 32 x 32.
         name: Name of the model.
 
     Returns:
@@ -24,12 +28,8 @@ def lipschitz_mlp(input_shape, widths=(256, 256, 128), name="lipschitz_mlp"):
 
     >>> backbone = lipschitz_mlp((8, 8, 1), widths=(128, 128, 64))
     """
-    if not widths or any(width % 2 for width in widths[:-1]):
-        raise ValueError(f"widths must hold at least one number, and even ones before the last; got {tuple(widths)}.")
+    widths = preset(_PRESETS, input_shape) if widths is None else widths
+    check_dense("widths", widths)
     inputs = keras.Input(input_shape, name="images")
     x = keras.layers.Flatten(name="flatten")(inputs)
-    for index, width in enumerate(widths):
-        x = OrthogonalDense(width, name=f"orthogonal_{index}")(x)
-        if index < len(widths) - 1:
-            x = MaxMin(name=f"max_min_{index}")(x)
-    return keras.Model(inputs, x, name=name)
+    return keras.Model(inputs, dense_layers(x, widths), name=name)

@@ -1,80 +1,15 @@
-"""Dense layers whose sums are short, so that float32 rounds them little."""
-
-import math
+"""A model for inference whose sums are short, so that float32 rounds them little."""
 
 import keras
-from keras import ops
 
-from clustr_keras.lipschitz.bounds import register
+from clustr_keras.lipschitz.blocked_conv import BlockedConv2D
+from clustr_keras.lipschitz.blocked_dense import SHORT_SUM, BlockedDense
+from clustr_keras.lipschitz.circular_conv import CircularConv2D
 from clustr_keras.lipschitz.condense import copy_layer
-from clustr_keras.lipschitz.dense import dense_bound, with_activation
-from clustr_keras.lipschitz.registry import built_weight
-
-# Blocks are a multiple of this: shorter ones would cost more time than they gain.
-_SHORT_SUM = 32
-
-
-@keras.saving.register_keras_serializable(package="clustr_keras")
-class BlockedDense(keras.layers.Layer):
-    """Dense layer that sums in two stages: within blocks of the input, then over the blocks.
-
-    The error of a float32 inner product of length n, in whatever order it is summed, is proved to be at most about
-    `n u sum |w_i x_i|`, with `u` = 2^-24. Summing `m` blocks of length `k` has `k + m` in place of `n = k m`: for
-    n = 784 that is 57, and the proof of a whole network gets sharper by a factor of 10 or so. The result is that of
-    `keras.layers.Dense` up to rounding.
-
-    Args:
-        dense: A built `keras.layers.Dense` with a kernel `[n, units]` and a linear or ReLU activation; its weights are
-            copied.
-
-    Input shape:
-        `[B, n]`.
-
-    Output shape:
-        `[B, units]`.
-
-    Example:
-
-    >>> BlockedDense(dense)(x)
-
-    Reference:
-        Blanchard, Higham and Mary, A class of fast and accurate summation algorithms, SIAM J. Sci. Comput. 42(3), 2020.
-    """
-
-    def __init__(self, dense, **kwargs):
-        super().__init__(name=dense.name, dtype=dense.dtype_policy, **kwargs)
-        length, self.units = dense.kernel.shape
-        self.block = block_length(length)
-        self.cuts = list(range(self.block, length, self.block))
-        self.activation = dense.activation
-        self.kernel = self.add_weight(name="kernel", shape=dense.kernel.shape, initializer="zeros", trainable=False)
-        self.kernel.assign(dense.kernel)
-        self.bias = None
-        if dense.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", trainable=False)
-            self.bias.assign(dense.bias)
-        self.built = True
-
-    def call(self, inputs):
-        """Computes `activation(inputs @ kernel + bias)`."""
-        blocks = zip(ops.split(inputs, self.cuts, axis=-1), ops.split(self.kernel, self.cuts, axis=0), strict=True)
-        outputs = sum(ops.matmul(*block) for block in blocks)
-        if self.bias is not None:
-            outputs = outputs + self.bias
-        return self.activation(outputs)
-
-    def compute_output_shape(self, input_shape):
-        """Returns `[B, units]`."""
-        return (input_shape[0], self.units)
-
-
-def block_length(length):
-    """Block length that makes `block + length / block` about as small as it gets, a multiple of 32."""
-    return _SHORT_SUM * max(1, round(math.sqrt(length) / _SHORT_SUM))
 
 
 def blocked(model):
-    """A copy of a model for inference with `BlockedDense` in place of longer dense layers.
+    """A copy of a model for inference, its dense layers and convolutions as `BlockedDense` and `BlockedConv2D`.
 
     Args:
         model: A functional or Sequential `keras.Model` with plain kernels, see `condense`.
@@ -88,26 +23,37 @@ def blocked(model):
     """
 
     def copy(layer):
-        return BlockedDense(layer) if _has_long_sums(layer) else copy_layer(layer)
+        if _is_dense_with_long_sums(layer):
+            return BlockedDense(layer)
+        if _is_convolution(layer):
+            return BlockedConv2D(layer)
+        return copy_layer(layer)
 
     return keras.models.clone_model(model, clone_function=copy, recursive=True)
 
 
-def _has_long_sums(layer):
+def _is_dense_with_long_sums(layer):
     return (
         type(layer) is keras.layers.Dense
         and len(layer.get_build_config()["input_shape"]) == 2
-        and layer.kernel.shape[0] > _SHORT_SUM
-        and layer.activation in (keras.activations.linear, keras.activations.relu)
-        and getattr(layer, "quantization_mode", None) is None
-        and not getattr(layer, "lora_enabled", False)
+        and layer.kernel.shape[0] > SHORT_SUM
+        and _is_plain(layer)
     )
 
 
-@register(BlockedDense)
-def _of_blocked_dense(call):
-    layer = call.operation
-    kernel, bias = built_weight(layer, "kernel"), built_weight(layer, "bias")
-    # Products and sums within a block, sums over the blocks, and the bias.
-    roundings = layer.block + len(layer.cuts) + 2
-    return with_activation(dense_bound(kernel, bias, 1, "Gram iteration on the stored kernel", roundings), call)
+def _is_convolution(layer):
+    if type(layer) is CircularConv2D:
+        return True
+    if type(layer) is not keras.layers.Conv2D or layer.data_format != "channels_last" or layer.groups != 1:
+        return False
+    # What a stride pads depends on the size of the images.
+    is_size_known = None not in layer.get_build_config()["input_shape"][1:]
+    return _is_plain(layer) and (layer.strides == (1, 1) or is_size_known)
+
+
+def _is_plain(layer):
+    return (
+        layer.activation in (keras.activations.linear, keras.activations.relu)
+        and getattr(layer, "quantization_mode", None) is None
+        and not getattr(layer, "lora_enabled", False)
+    )

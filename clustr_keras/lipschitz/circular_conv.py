@@ -70,7 +70,7 @@ def circular_convolution(images, kernel):
     """Convolution of `[B, H, W, C]` with a kernel `[k, k, C, filters]`, wrapped around."""
     before, after = (kernel.shape[0] - 1) // 2, kernel.shape[0] // 2
     for axis in (1, 2):
-        images = _wrapped(images, before, after, axis)
+        images = wrapped(images, before, after, axis)
     return ops.conv(images, kernel, padding="valid", data_format="channels_last")
 
 
@@ -83,7 +83,8 @@ def check_size(shape, kernel_size):
         )
 
 
-def _wrapped(images, before, after, axis):
+def wrapped(images, before, after, axis):
+    """Images with the last `before` rows (or columns) in front of them, and the first `after` ones behind."""
     size = images.shape[axis] or ops.shape(images)[axis]
     rows = [slice(None)] * axis
     head, tail = images[(*rows, slice(0, after))], images[(*rows, slice(size - before, size))]

@@ -1,5 +1,7 @@
 """Bounds of convolutions: ordinary, depthwise, separable and transposed, in one to three dimensions."""
 
+import math
+
 import keras
 import numpy as np
 
@@ -20,12 +22,29 @@ _HOW = "supremum over all frequencies"
 def _of_convolution(call):
     layer = call.operation
     kernel = built_weight(layer, "kernel")
-    if kernel.ndim == 4 and layer.groups == 1 and set(layer.strides) == {1}:
+    norm, how = plain_convolution_bound(kernel, layer.strides, layer.dilation_rate, layer.groups)
+    return with_activation(LayerBound(norm, how), call)
+
+
+def plain_convolution_bound(kernel, strides=(1, 1), dilation=(1, 1), groups=1):
+    """The smaller one of what is known about the norm of a convolution.
+
+    Args:
+        kernel: float64 array `[*sizes, inputs / groups, outputs]`.
+        strides, dilation: Positive integers, one per dimension.
+        groups: Number of groups that the channels fall into.
+
+    Returns:
+        Float, at least the norm; and a few words on how it was obtained.
+    """
+    norm = math.inf
+    if kernel.ndim == 4 and groups == 1 and set(strides) == {1}:
+        # Dilation only puts the frequencies elsewhere.
         norm = correlation_norm_bound(kernel)
         if is_sharp(norm, kernel):
-            return with_activation(LayerBound(norm, "correlations of the stored kernel"), call)
-    norm = convolution_norm_bound(kernel, layer.strides, layer.dilation_rate, layer.groups)
-    return with_activation(LayerBound(norm, _HOW), call)
+            return norm, "correlations of the float32 kernel"
+    over_frequencies = convolution_norm_bound(kernel, strides, dilation, groups)
+    return (norm, "correlations of the float32 kernel") if norm < over_frequencies else (over_frequencies, _HOW)
 
 
 @register(keras.layers.DepthwiseConv1D)

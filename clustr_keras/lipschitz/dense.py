@@ -37,28 +37,44 @@ def with_activation(of_kernel, call):
 
 
 def dense_bound(kernel, bias, positions, how, roundings=None):
-    """Bound of `x -> x @ kernel + bias` at some positions, and of its rounding.
+    """Bound of `x -> x @ kernel + bias` at some positions, and of its rounding (none with `positions=None`).
 
-    At each position the rounding is at most `gamma_r (|W|^T |x| + |b|)`, entry by entry, where a term of the sum goes
-    through at most `r` roundings: n + 1 in whatever order n products and a bias are summed. The bias acts at every
-    position: together they make `sqrt(positions)` of its norm.
+    A term of the sum goes through at most `roundings` roundings: n + 1 in whatever order n products and a bias are
+    summed.
     """
-    rows, columns = kernel.shape
-    roundings = roundings or rows + 1
-    bias_norm = 0.0 if bias is None else up(float(np.linalg.norm(bias)))
     rounding = None
     if positions is not None:
-        bias_norm = up(bias_norm * math.sqrt(positions))
-        error = gamma(roundings, FLOAT32_ROUNDOFF)
-        # Flushed to zero may be: weights (first term), products, sums and results.
-        of_weights = FLOAT32_UNDERFLOW * math.sqrt(rows * columns)
-        of_results = 2.0 * FLOAT32_UNDERFLOW * (rows + roundings) * math.sqrt(columns * positions)
-        rounding = Rounding(
-            relative=up(error * spectral_norm_bound(np.abs(kernel)) + of_weights),
-            absolute=up(error * bias_norm + of_results),
-            offset=bias_norm,
-        )
+        sizes = spectral_norm_bound(np.abs(kernel))
+        rounding = product_rounding(sizes, kernel.shape, bias, positions, roundings or kernel.shape[0] + 1)
     return LayerBound(spectral_norm_bound(kernel), how, rounding)
+
+
+def product_rounding(sizes, shape, bias, positions, roundings, overlap=1):
+    """Rounding of a map that computes, at each of some positions, a product of a part of x with a matrix W, plus b.
+
+    At each position it is at most `gamma_r (|W|^T |x| + |b|)`, entry by entry, where a term of the sum goes through at
+    most r roundings. The bias acts at every position: together they make `sqrt(positions)` of its norm.
+
+    Args:
+        sizes: Bound of the norm of the whole map with |W| in place of W.
+        shape: Rows and columns of W.
+        bias: Vector b, or `None`.
+        positions: Integer.
+        roundings: Integer r.
+        overlap: Integer, to how many positions an entry of x belongs at most.
+
+    Returns:
+        A `Rounding`.
+    """
+    rows, columns = shape
+    bias_norm = 0.0 if bias is None else up(float(np.linalg.norm(bias)) * math.sqrt(positions))
+    error = gamma(roundings, FLOAT32_ROUNDOFF)
+    # Flushed to zero may be: weights (first term), products, sums and results.
+    of_weights = FLOAT32_UNDERFLOW * math.sqrt(rows * columns * overlap)
+    of_results = 2.0 * FLOAT32_UNDERFLOW * (rows + roundings) * math.sqrt(columns * positions)
+    return Rounding(
+        relative=up(error * sizes + of_weights), absolute=up(error * bias_norm + of_results), offset=bias_norm
+    )
 
 
 def _positions(output_shape):

@@ -3,8 +3,7 @@
 import math
 
 from clustr_keras.lipschitz.circular_conv import CircularConv2D
-from clustr_keras.lipschitz.correlations import correlation_norm_bound, is_sharp
-from clustr_keras.lipschitz.frequencies import convolution_norm_bound
+from clustr_keras.lipschitz.convolutions import plain_convolution_bound
 from clustr_keras.lipschitz.group_sort import GroupSort
 from clustr_keras.lipschitz.householder import HouseholderActivation, PairReflection
 from clustr_keras.lipschitz.l2_norm_pooling import L2NormPooling
@@ -48,7 +47,7 @@ def _of_reflection(call):
 @register(OrthogonalConv2D, one_lipschitz=True)
 @register(CircularConv2D)
 def _of_orthogonal_convolution(call):
-    return LayerBound(*_norm_of_convolution(as_array(call.operation.kernel, "float64")))
+    return LayerBound(*plain_convolution_bound(as_array(call.operation.kernel, "float64")))
 
 
 @register(LipschitzResidual, one_lipschitz=True)
@@ -60,17 +59,7 @@ def _of_residual(call):
 @register(LipschitzResidualConv2D, one_lipschitz=True)
 @register(CondensedResidualConv2D)
 def _of_convolutional_residual(call):
-    return _of_residual_of_norm(_norm_of_convolution(as_array(call.operation.kernel, "float64"))[0])
-
-
-def _norm_of_convolution(kernel):
-    """Bound of the norm of a convolution with stride 1, and how it was obtained."""
-    norm = correlation_norm_bound(kernel)
-    if not is_sharp(norm, kernel):
-        over_frequencies = convolution_norm_bound(kernel)
-        if over_frequencies < norm:
-            return over_frequencies, "supremum over all frequencies, of the float32 kernel in use"
-    return norm, "correlations of the float32 kernel in use"
+    return _of_residual_of_norm(plain_convolution_bound(as_array(call.operation.kernel, "float64"))[0])
 
 
 def _of_residual_of_norm(norm):

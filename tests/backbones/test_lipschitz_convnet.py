@@ -7,7 +7,7 @@ from clustr_keras.backbones import lipschitz_convnet
 
 
 def small():
-    return lipschitz_convnet((8, 8, 1), channels=(4, 8), dim=5)
+    return lipschitz_convnet((8, 8, 1), channels=(4, 8), dense=(16, 5))
 
 
 def test_images_never_move_apart():
@@ -20,11 +20,21 @@ def test_images_never_move_apart():
     assert_allclose(lipschitz.bound(backbone).value, 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
-def test_sizes_of_common_images(shape):
-    backbone = lipschitz_convnet(shape, channels=(8, 16), dim=10)
-    assert backbone.output_shape == (None, 10)
-    assert backbone.get_layer("orthogonal_conv_1").output.shape == (None, shape[0] // 4, shape[1] // 4, 16)
+@pytest.mark.parametrize(
+    ("shape", "last_stage", "channels", "dim"),
+    [((8, 8, 1), 0, 32, 64), ((28, 28, 1), 1, 32, 128), ((32, 32, 3), 1, 64, 128)],
+)
+def test_sizes_of_common_images(shape, last_stage, channels, dim):
+    backbone = lipschitz_convnet(shape)
+    assert backbone.output_shape == (None, dim)
+    size = shape[0] // 2 ** (last_stage + 1)
+    assert backbone.get_layer(f"stage{last_stage}_max_min").output.shape == (None, size, size, channels)
+
+
+@pytest.mark.parametrize("padding", ["same", "circular"])
+def test_the_padding_is_that_of_its_convolutions(padding):
+    backbone = lipschitz_convnet((8, 8, 1), (4,), (5,), padding)
+    assert backbone.get_layer("stage0_orthogonal_conv").padding == padding
 
 
 def test_condensed_it_is_the_same_network_of_plain_layers():
@@ -39,6 +49,12 @@ def test_condensed_it_is_the_same_network_of_plain_layers():
 def test_channels_must_pair_up(channels):
     with pytest.raises(ValueError, match="even ones only"):
         lipschitz_convnet((8, 8, 1), channels)
+
+
+@pytest.mark.parametrize("dense", [(), (7, 5)])
+def test_dense_layers_must_pair_up(dense):
+    with pytest.raises(ValueError, match="dense must hold"):
+        lipschitz_convnet((8, 8, 1), dense=dense)
 
 
 @pytest.mark.parametrize("shape", [(28, 30, 1), (8, 8), (None, 8, 1)])

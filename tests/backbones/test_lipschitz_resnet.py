@@ -28,6 +28,15 @@ def test_depth_and_width_scale_it(shape):
     assert backbone.get_layer("stage1_residual0").output.shape == (None, shape[0] // 4, shape[1] // 4, 8)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dim", "last"), [((8, 8, 1), 64, "stage0_residual1"), ((28, 28, 1), 128, "stage1_residual1")]
+)
+def test_sizes_of_common_images(shape, dim, last):
+    backbone = lipschitz_resnet(shape)
+    assert backbone.output_shape == (None, dim)
+    assert backbone.get_layer(last).output.shape[-1] == 32
+
+
 def test_it_learns_the_digits_and_condenses(digits):
     (images, labels), (x_test, y_test) = digits
     model = ClustrClassifier(small(), num_classes=10)
@@ -53,4 +62,4 @@ def test_there_must_be_stages_and_dense_layers(arguments, match):
 @pytest.mark.parametrize("shape", [(28, 30, 1), (8, 8), (None, 8, 1)])
 def test_images_must_be_halved_once_per_stage(shape):
     with pytest.raises(ValueError, match="divisible by 4"):
-        lipschitz_resnet(shape)
+        lipschitz_resnet(shape, depths=(1, 1))

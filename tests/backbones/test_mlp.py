@@ -16,6 +16,16 @@ def test_images_never_move_apart():
     assert_allclose(lipschitz.bound(backbone).value, 1.0, atol=3e-6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "first", "dim"),
+    [((8, 8, 1), 256, 64), ((28, 28, 1), 512, 128), ((4, 4, 3), 256, 64), ((40, 30), 512, 128)],
+)
+def test_sizes_of_common_images(shape, first, dim):
+    backbone = lipschitz_mlp(shape)
+    assert backbone.get_layer("orthogonal_0").units == first
+    assert backbone.output_shape == (None, dim)
+
+
 @pytest.mark.parametrize("widths", [(), (31, 16), (32, 15, 8)])
 def test_widths_must_pair_up(widths):
     with pytest.raises(ValueError, match="even ones before the last"):

@@ -1,46 +1,12 @@
 import keras
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
 
 from clustr_keras import lipschitz
-from clustr_keras.backbones import lipschitz_mlp
-from clustr_keras.lipschitz.blocked import BlockedDense, block_length, blocked
-
-
-def dense(rows, columns, **kwargs):
-    layer = keras.layers.Dense(columns, kernel_initializer="random_normal", bias_initializer="random_normal", **kwargs)
-    layer.build((None, rows))
-    return layer
-
-
-@pytest.mark.parametrize("rows", [33, 64, 100, 784])
-@pytest.mark.parametrize("arguments", [{}, {"activation": "relu"}, {"use_bias": False}])
-def test_outputs_are_those_of_the_dense_layer(rows, arguments):
-    layer = dense(rows, 20, **arguments)
-    x = np.random.default_rng(0).normal(size=(50, rows)).astype("float32")
-    assert_allclose(BlockedDense(layer)(x), layer(x), atol=1e-5)
-
-
-@pytest.mark.parametrize("rows", [256, 784])
-def test_float32_evaluation_stays_within_a_bound_that_is_several_times_sharper(rows):
-    layer = dense(rows, 64)
-    short = BlockedDense(layer)
-    ours, plain = lipschitz.bound(short), lipschitz.bound(layer)
-    assert_allclose(ours.value, plain.value, rtol=1e-6)
-    assert ours.rounding_slope < 3 * rows**-0.5 * plain.rounding_slope
-    # Terms of one size and alternating signs round as much as any.
-    rng = np.random.default_rng(0)
-    x = (rng.uniform(0.5, 1.0, size=(100, rows)) * np.where(np.arange(rows) % 2, 1, -1)).astype("float32")
-    exact = x.astype("float64") @ np.asarray(layer.kernel, "float64") + np.asarray(layer.bias, "float64")
-    error = np.linalg.norm(np.asarray(short(x)) - exact, axis=-1)
-    assert (error <= ours.rounding_slope * np.linalg.norm(x, axis=-1) + ours.rounding_intercept).all()
-
-
-def test_blocks_are_about_as_short_as_many():
-    for length in (33, 64, 100, 784, 5000):
-        block = block_length(length)
-        assert block + -(-length // block) < 2 * np.sqrt(length) + 32
+from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp
+from clustr_keras.lipschitz.blocked import blocked
+from clustr_keras.lipschitz.blocked_conv import BlockedConv2D
+from clustr_keras.lipschitz.blocked_dense import BlockedDense
 
 
 def test_a_network_is_copied_with_its_long_sums_cut():
@@ -56,3 +22,30 @@ def test_what_cannot_be_cut_stays_as_it_is():
     inputs = keras.Input((50, 40))
     model = keras.Model(inputs, keras.layers.Dense(4, activation="tanh")(keras.layers.Dense(50)(inputs)))
     assert not any(isinstance(layer, BlockedDense) for layer in blocked(model).layers)
+
+
+def test_convolutions_become_products_with_an_analysis_of_their_rounding():
+    plain = lipschitz.condense(lipschitz_convnet((8, 8, 1), channels=(8, 16), dense=(16, 8), padding="circular"))
+    short = blocked(plain)
+    kinds = [type(layer).__name__ for layer in short.layers]
+    assert kinds.count("BlockedConv2D") == 2
+    x = np.random.default_rng(0).uniform(size=(9, 8, 8, 1)).astype("float32")
+    assert_allclose(short(x), plain(x), atol=1e-5)
+    ours = lipschitz.bound(short)
+    assert lipschitz.bound(plain).rounding_slope is None
+    assert 0 < ours.rounding_slope < 1e-3
+    assert_allclose(ours.value, lipschitz.bound(plain).value, rtol=1e-6)
+
+
+def test_convolutions_of_other_kinds_stay_as_they_are():
+    inputs = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(4, 3, groups=2)(inputs)
+    x = keras.layers.Conv2D(4, 3, activation="tanh")(x)
+    assert not any(isinstance(layer, BlockedConv2D) for layer in blocked(keras.Model(inputs, x)).layers)
+    open_size = keras.Input((None, None, 4))
+    x = keras.layers.Conv2D(4, 3, padding="same")(open_size)
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(x)
+    copied = blocked(keras.Model(open_size, x))
+    assert [type(layer).__name__ for layer in copied.layers[1:]] == ["BlockedConv2D", "Conv2D"]
+    images = np.random.default_rng(0).uniform(size=(2, 6, 10, 4)).astype("float32")
+    assert copied(images).shape == (2, 3, 5, 4)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from clustr_keras.data import RandomAffine
+from clustr_keras.data import CropAndFlip, RandomAffine
 from clustr_keras.training import CertifiedRecipe, certified_recipe, train_certified
 from clustr_keras.training.certified import _schedule
 
-TINY = CertifiedRecipe(widths=(32, 16), epochs=2, augmentation=RandomAffine())
+TINY = CertifiedRecipe(sizes={"widths": (32, 16)}, epochs=2, augmentation=RandomAffine())
 
 
 def weights_of(digits, recipe):
@@ -16,12 +16,24 @@ def weights_of(digits, recipe):
     return train_certified(images, labels, "0123456789", recipe).get_weights()
 
 
-def test_sets_like_mnist_get_the_larger_network_and_augmentation():
+def test_data_sets_get_networks_and_augmentation_of_their_own():
     for name in ("mnist", "mnist10k", "fashion_mnist:3.0.1"):
         recipe = certified_recipe(name, seed=3)
-        assert recipe.widths == (512, 512, 256, 128)
+        assert recipe.backbone == "lipschitz_mlp"
         assert (recipe.augmentation, recipe.seed) == (RandomAffine(), 3)
+    recipe = certified_recipe("cifar10/3.0.2", seed=3)
+    assert (recipe.backbone, recipe.augmentation, recipe.seed) == ("lipschitz_convnet", CropAndFlip(), 3)
     assert certified_recipe("digits", seed=3) == CertifiedRecipe(seed=3)
+
+
+def test_the_recipe_names_the_backbone(digits):
+    (images, labels), _ = digits
+    recipe = dataclasses.replace(TINY, backbone="lipschitz_convnet", sizes={"channels": (4,), "dense": (8,)}, epochs=1)
+    model = train_certified(images[:64], labels[:64], "0123456789", recipe)
+    assert model.backbone.name == "lipschitz_convnet"
+    assert model.embed(images[:2]).shape == (2, 8)
+    with pytest.raises(ValueError, match="lipschitz_convnet, lipschitz_mlp, lipschitz_resnet; got 'resnet18'"):
+        train_certified(images, labels, "0123456789", dataclasses.replace(TINY, backbone="resnet18"))
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():

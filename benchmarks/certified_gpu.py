@@ -1,0 +1,90 @@
+"""`lipschitz_resnet` on all of CIFAR-10, with Keras on JAX: for a machine with a GPU.
+
+Run, where the data set is:
+
+    python benchmarks/certified_gpu.py --prepare runs/cifar10.npz --data-dir DIR
+
+with DIR a TensorFlow Datasets folder that holds `cifar10`; then on the machine with the GPU, which needs JAX, Keras,
+NumPy and scikit-learn but neither TensorFlow nor a network:
+
+    KERAS_BACKEND=jax PYTHONPATH=. python benchmarks/certified_gpu.py --data runs/cifar10.npz --seconds 500
+
+Radii are in real arithmetic: the distance logits over the proved Lipschitz bound of the backbone.
+"""
+
+import argparse
+import json
+import time
+
+import keras
+import numpy as np
+from budget import Budget
+from results import machine, write_results
+
+from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
+from clustr_keras.data import CropAndFlip, ImageBatches, Split, as_floats
+
+RADII = (36 / 255, 72 / 255, 108 / 255)
+SETTINGS = [
+    {"backbone": "lipschitz_resnet", "sizes": {"width": 64, "depths": [2, 2], "dense": [512, 256]}},
+    {"backbone": "lipschitz_resnet", "sizes": {"width": 128, "depths": [4, 4], "dense": [1024, 256]}},
+    {"backbone": "lipschitz_convnet", "sizes": {"channels": [64, 128], "dense": [512, 256]}},
+]
+
+
+def prepare(file, data_dir):
+    """Writes the data set as one file of bytes."""
+    from clustr_keras.data import load
+
+    cifar10 = load("cifar10", data_dir)
+    np.savez(
+        file,
+        x_train=cifar10.train.images,
+        y_train=cifar10.train.labels,
+        x_test=cifar10.test.images,
+        y_test=cifar10.test.labels,
+    )
+
+
+def measured(data, settings, seconds, seed, batch_size=512):
+    """A row: accuracies, steps."""
+    keras.utils.set_random_seed(seed)
+    make = getattr(backbones, settings["backbone"])
+    model = ClustrClassifier(make((32, 32, 3), **settings["sizes"]), 10)
+    model.compile(keras.optimizers.Adam(), CertifiedMarginLoss(temperature=8.0, margin=0.8), jit_compile=True)
+    batches = ImageBatches(
+        Split(data["x_train"], data["y_train"]), batch_size, CropAndFlip(), seed=seed, drop_remainder=True
+    )
+    budget = Budget(seconds, learning_rate=5e-3)
+    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget], shuffle=False)
+    bound = lipschitz.bound(model.backbone).value
+    logits = model.predict(as_floats(data["x_test"]), batch_size=500, verbose=0) / bound
+    own = logits[np.arange(len(logits)), data["y_test"]]
+    return {
+        "settings": json.dumps(settings),
+        "clean": round(100 * float(np.mean(np.argmax(logits, axis=-1) == data["y_test"])), 2),
+        **{f"at {radius:.3f}": round(100 * float(np.mean(own >= radius)), 2) for radius in RADII},
+        "lipschitz_bound": f"{bound:.7f}",
+        "training_s": round(budget.spent),
+        "epochs": round(budget.steps / len(batches), 1),
+        "seed": seed,
+        **machine(),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepare", help="write the data set to this .npz file, and stop")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--data", help=".npz file that was prepared")
+    parser.add_argument("--seconds", type=float, default=500.0, help="of training, for each setting")
+    parser.add_argument("--only", type=int, nargs="+", default=range(len(SETTINGS)), help="numbers of the settings")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    if asked.prepare:
+        prepare(asked.prepare, asked.data_dir)
+    else:
+        data, start = dict(np.load(asked.data)), time.perf_counter()
+        rows = [measured(data, SETTINGS[index], asked.seconds, asked.seed) for index in asked.only]
+        write_results(__file__, rows)
+        print(f"{time.perf_counter() - start:.0f} s in all, compiling included.")

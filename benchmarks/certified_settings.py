@@ -1,0 +1,90 @@
+"""What `certified_accuracy.py` trains, on which data and for how long: all settings that were tried."""
+
+import dataclasses
+
+AFFINE = (0.5, 8.0, 0.05, 0.1)
+TRADES = "sparse_trades_kl.1.5"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A data set, a budget, and settings of each library.
+
+    Args:
+        examples: Number of training images, the first ones; all with `None`.
+        radii: Where certified accuracy is reported.
+        targets: Radii for each of which the best settings of each library go on.
+        seconds: Of a training.
+        tuning_seconds: Of a training that is there to choose settings.
+        seeds: Of the trainings that are reported.
+        settings: Library -> list of settings.
+    """
+
+    examples: int | None
+    radii: tuple[float, ...]
+    targets: tuple[float, ...]
+    seconds: float
+    tuning_seconds: float
+    seeds: tuple[int, ...]
+    settings: dict[str, list[dict]]
+
+
+_MLP = {"backbone": "lipschitz_mlp", "sizes": {"widths": [512, 512, 256, 128]}, "temperature": 4.0}
+_MLP |= {"learning_rate": 7e-3, "batch_size": 1024}
+
+MNIST10K = Comparison(
+    examples=None,
+    radii=(0.3, 1.0, 1.58),
+    targets=(0.3, 1.0, 1.58),
+    seconds=300.0,
+    tuning_seconds=300.0,
+    seeds=(0, 1, 2),
+    settings={
+        "clustr_keras": [{**_MLP, "margin": margin, "affine": AFFINE} for margin in (4.0, 2.5)],
+        "deel-lip": [
+            *({"loss": "tau", "tau": tau} for tau in (0.5, 1.0, 2.0, 4.0, 8.0)),
+            *({"loss": "tau", "tau": tau, "affine": AFFINE} for tau in (1.0, 4.0)),
+            *({"loss": "hkr", "alpha": alpha, "min_margin": 3.0} for alpha in (5.0, 20.0, 100.0)),
+        ],
+        "gloro": [
+            *({"network": "2C2F", "epsilon": epsilon, "loss": TRADES} for epsilon in (0.3, 1.0, 1.58)),
+            {"network": "2C2F", "epsilon": 1.58, "loss": TRADES, "affine": AFFINE},
+            {"network": "2C2F", "epsilon": 1.58, "loss": "sparse_crossentropy"},
+            {"network": "mlp", "epsilon": 1.58, "loss": TRADES},
+            {"network": "mlp", "epsilon": 1.58, "loss": "sparse_crossentropy"},
+        ],
+    },
+)
+
+_CONVNET = {"backbone": "lipschitz_convnet", "sizes": {"channels": [32, 64], "dense": [256, 128]}, "temperature": 8.0}
+_CONVNET |= {"learning_rate": 5e-3, "batch_size": 256, "crop_and_flip": 4}
+_DEEL_POOLED = {"network": "convnet", "channels": [32, 64], "widths": [256], "crop_and_flip": 4}
+_DEEL_DOWNSAMPLED = {"network": "downsampled", "channels": [32, 64], "widths": [256, 128], "crop_and_flip": 4}
+_GLORO = {"epsilon": 36 / 255, "crop_and_flip": 4}
+
+CIFAR10 = Comparison(
+    examples=10_000,
+    radii=(36 / 255, 72 / 255, 108 / 255),
+    targets=(0.0, 36 / 255),
+    seconds=1200.0,
+    tuning_seconds=300.0,
+    seeds=(0, 1, 2),
+    settings={
+        "clustr_keras": [{**_CONVNET, "margin": 0.8}],
+        "deel-lip": [
+            *({**_DEEL_DOWNSAMPLED, "loss": "tau", "tau": tau} for tau in (1.0, 3.0, 10.0, 30.0, 100.0)),
+            {**_DEEL_DOWNSAMPLED, "loss": "tau", "tau": 10.0, "batch_size": 64},
+            {**_DEEL_DOWNSAMPLED, "loss": "hkr", "alpha": 20.0, "min_margin": 0.5},
+            {**_DEEL_DOWNSAMPLED, "loss": "hkr", "alpha": 100.0, "min_margin": 0.5},
+            {**_DEEL_POOLED, "loss": "tau", "tau": 10.0},
+        ],
+        "gloro": [
+            *({**_GLORO, "network": network, "loss": TRADES} for network in ("2C2F", "4C3F", "6C2F", "mlp")),
+            {**_GLORO, "network": "2C2F", "loss": "sparse_crossentropy"},
+            {**_GLORO, "network": "2C2F", "loss": "sparse_trades_kl.1.2", "epsilon": 72 / 255},
+            {**_GLORO, "network": "2C2F", "loss": TRADES, "batch_size": 64},
+        ],
+    },
+)
+
+COMPARISONS = {"mnist10k": MNIST10K, "cifar10": CIFAR10}

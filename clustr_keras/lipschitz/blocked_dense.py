@@ -1,0 +1,81 @@
+"""Dense layers whose sums are short, so that float32 rounds them little."""
+
+import math
+
+import keras
+from keras import ops
+
+from clustr_keras.lipschitz.bounds import register
+from clustr_keras.lipschitz.dense import dense_bound, with_activation
+from clustr_keras.lipschitz.registry import built_weight
+
+# Blocks are a multiple of this: shorter ones would cost more time than they gain.
+SHORT_SUM = 32
+
+
+@keras.saving.register_keras_serializable(package="clustr_keras")
+class BlockedDense(keras.layers.Layer):
+    """Dense layer that sums in two stages: within blocks of the input, then over the blocks.
+
+    The error of a float32 inner product of length n, in whatever order it is summed, is proved to be at most about
+    `n u sum |w_i x_i|`, with `u` = 2^-24. Summing `m` blocks of length `k` has `k + m` in place of `n = k m`: for
+    n = 784 that is 57, and the proof of a whole network gets sharper by a factor of 10 or so. The result is that of
+    `keras.layers.Dense` up to rounding.
+
+    Args:
+        dense: A built `keras.layers.Dense` with a kernel `[n, units]` and a linear or ReLU activation; its weights are
+            copied.
+
+    Input shape:
+        `[B, n]`.
+
+    Output shape:
+        `[B, units]`.
+
+    Example:
+
+    >>> BlockedDense(dense)(x)
+
+    Reference:
+        Blanchard, Higham and Mary, A class of fast and accurate summation algorithms, SIAM J. Sci. Comput. 42(3), 2020.
+    """
+
+    def __init__(self, dense, **kwargs):
+        super().__init__(name=dense.name, dtype=dense.dtype_policy, **kwargs)
+        length, self.units = dense.kernel.shape
+        self.block = block_length(length)
+        self.cuts = list(range(self.block, length, self.block))
+        self.activation = dense.activation
+        self.kernel = self.add_weight(name="kernel", shape=dense.kernel.shape, initializer="zeros", trainable=False)
+        self.kernel.assign(dense.kernel)
+        self.bias = None
+        if dense.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", trainable=False)
+            self.bias.assign(dense.bias)
+        self.built = True
+
+    def call(self, inputs):
+        """Computes `activation(inputs @ kernel + bias)`."""
+        blocks = zip(ops.split(inputs, self.cuts, axis=-1), ops.split(self.kernel, self.cuts, axis=0), strict=True)
+        outputs = sum(ops.matmul(*block) for block in blocks)
+        if self.bias is not None:
+            outputs = outputs + self.bias
+        return self.activation(outputs)
+
+    def compute_output_shape(self, input_shape):
+        """Returns `[B, units]`."""
+        return (input_shape[0], self.units)
+
+
+def block_length(length):
+    """Block length that makes `block + length / block` about as small as it gets, a multiple of 32."""
+    return SHORT_SUM * max(1, round(math.sqrt(length) / SHORT_SUM))
+
+
+@register(BlockedDense)
+def _of_blocked_dense(call):
+    layer = call.operation
+    kernel, bias = built_weight(layer, "kernel"), built_weight(layer, "bias")
+    # Products and sums within a block, sums over the blocks, and the bias.
+    roundings = layer.block + len(layer.cuts) + 2
+    return with_activation(dense_bound(kernel, bias, 1, "Gram iteration on the stored kernel", roundings), call)
