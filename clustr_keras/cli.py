@@ -42,6 +42,7 @@ def start(context: typer.Context):
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+            tf.get_logger().setLevel("ERROR")
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
@@ -152,6 +153,42 @@ def audit(
 
 
 @app.command()
+def evaluate(
+    model: Annotated[pathlib.Path, typer.Option("--model", help="A .keras file or a SavedModel.", exists=True)],
+    data: DataOption = "digits",
+    data_dir: DataDirOption = None,
+    examples: Annotated[int | None, typer.Option("--examples", min=1, help="A random sample of N test images.")] = None,
+    threat_model: Annotated[
+        list[str] | None, typer.Option(help="Norm and eps, such as l_inf:8/255 or l_2:0.5; may be repeated.")
+    ] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Name of an attack; may be repeated.")] = None,
+    scores: Annotated[str | None, typer.Option(help="Of a ClustrClassifier: distance (default), log or paper.")] = None,
+    subset: Annotated[int, typer.Option(min=1, help="Examples for each attack alone and the diagnostics.")] = 500,
+    output: Annotated[pathlib.Path, typer.Option(help="Folder for figures and what attacks found.")] = pathlib.Path(
+        "runs/evaluate"
+    ),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Attack any classifier, look for masked gradients; exit status 1 if a diagnostic or a certificate fails."""
+    from clustr_keras.evaluation import DEFAULT_ATTACKS, DEFAULT_THREAT_MODELS, ThreatModel
+    from clustr_keras.evaluation.evaluate_run import run_evaluation
+
+    evaluation = run_evaluation(
+        _load_any(model),
+        _load(data, data_dir),
+        [ThreatModel.parse(text) for text in threat_model] if threat_model else DEFAULT_THREAT_MODELS,
+        attack or DEFAULT_ATTACKS,
+        output,
+        examples,
+        scores,
+        subset,
+        seed,
+    )
+    if not evaluation.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def export(
     model: ModelOption,
     output: Annotated[pathlib.Path, typer.Option(help="Model directory; the version folder goes into it.")],
@@ -234,6 +271,17 @@ def _test_images(dataset, examples):
 
     test = dataset.test
     return as_floats(test.images[:examples]), test.labels[:examples]
+
+
+def _load_any(path):
+    """A Keras model, or the path of a SavedModel as it is."""
+    if path.is_dir():
+        return path
+    import keras
+
+    import clustr_keras  # noqa: F401 - registers its classes
+
+    return keras.models.load_model(path)
 
 
 def _load_classifier(path):

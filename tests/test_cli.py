@@ -125,6 +125,35 @@ def test_audit_of_false_certificates_saves_counterexamples_and_exits_with_1(trai
             assert record["distance"] < record["certified_radius"] == counterexample["certified_radius"]
 
 
+QUICK = ("--examples", 40, "--subset", 20, "--attack", "pgd-20", "--threat-model", "l_inf:0.1", "--seed", 1)
+
+
+def test_evaluate_writes_its_figures_and_says_what_passed(trained):
+    arguments = ("evaluate", "--model", "model.keras", "--threat-model", "l_2:0.3", "--output", "evaluated", *QUICK)
+    code, out, err = clustr(*arguments, cwd=trained)
+    assert (code, err) == (0, "")
+    assert "0 of 40 broken" in out
+    results = json.loads((trained / "evaluated" / "results.json").read_text())
+    assert (results["examples"], results["subset"], results["seed"], results["passed"]) == (40, 20, 1, True)
+    assert set(results["robust_accuracy"]) == {"l_inf 25.5/255", "l_2 0.3"}
+    assert [found["passed"] for found in results["diagnostics"]] == [True] * 6
+
+
+def test_evaluate_of_saturating_scores_exits_with_1(trained, digits):
+    import keras
+
+    (images, labels), _ = digits
+    layers = [keras.layers.Flatten(), keras.layers.Dense(32, "relu"), keras.layers.Dense(10)]
+    network = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    network.fit(images, labels, epochs=8, verbose=0)
+    keras.Sequential([network, keras.layers.Rescaling(1e4), keras.layers.Softmax()]).save(trained / "masked.keras")
+    code, out, err = clustr("evaluate", "--model", "masked.keras", "--output", "masked", *QUICK, cwd=trained)
+    assert (code, err) == (1, "")
+    assert re.search("vanishing gradients .* FAIL", out)
+    assert not json.loads((trained / "masked" / "results.json").read_text())["passed"]
+
+
 def test_errors_are_one_line_and_exit_status_2(trained):
     (trained / "other.keras").write_text("not a model")
     for arguments, message in (
@@ -135,6 +164,9 @@ def test_errors_are_one_line_and_exit_status_2(trained):
         (("serve", "nowhere"), "nowhere"),
         (("certify", "--model", "other.keras"), "other.keras"),
         (("audit", "--model", "other.keras"), "other.keras"),
+        (("evaluate", "--model", "model.keras", "--threat-model", "l_3:1"), "norm must be 'l_inf' or 'l_2'"),
+        (("evaluate", "--model", "model.keras", "--attack", "magic"), "there is no attack magic"),
+        (("evaluate", "--model", "serving"), "no SavedModel at"),
         (("query", "--target", "http://127.0.0.1:1"), "UNAVAILABLE"),
     ):
         code, out, err = clustr(*arguments, cwd=trained)
@@ -146,5 +178,5 @@ def test_errors_are_one_line_and_exit_status_2(trained):
 def test_help_names_every_command():
     code, out, _ = clustr("--help", cwd=os.getcwd())
     assert code == 0
-    for command in ("demo", "train", "certify", "audit", "export", "serve", "query"):
+    for command in ("demo", "train", "certify", "audit", "evaluate", "export", "serve", "query"):
         assert f" {command} " in out

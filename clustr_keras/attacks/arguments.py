@@ -58,3 +58,23 @@ def inner_radius(eps, dim):
         float64 `[B]`.
     """
     return np.maximum(eps * (1.0 - 1e-6) - 2.0**-24 * np.sqrt(dim), 0.0)
+
+
+def into_ball(adversarial, images, eps, order=2):
+    """Moves along the segment to each image until it is at most `eps` away, in float32.
+
+    Args:
+        adversarial, images: float32 `[B, H, W, C]` in [0, 1].
+        eps: float64 `[B]`.
+        order: Of the norm, 2 or infinity.
+
+    Returns:
+        float32 `[B, H, W, C]` in [0, 1]; what was inside stays as it is.
+    """
+    distance = distances(adversarial, images, order)
+    inner = inner_radius(eps, images[0].size if order == 2 else 1)
+    share = np.where(distance <= eps, 1.0, np.minimum(inner / np.maximum(distance, 1e-30), 1.0))
+    shape = (-1, *[1] * (images.ndim - 1))
+    moved = images + share.reshape(shape) * (adversarial.astype("float64") - images)
+    moved = np.clip(moved, 0.0, 1.0).astype("float32")
+    return np.where((distances(moved, images, order) <= eps).reshape(shape), moved, images)

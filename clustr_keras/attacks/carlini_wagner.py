@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.attacks.carlini_wagner_l2 import clip_tanh, loss_fn
 
-from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, inner_radius
+from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, into_ball
 from clustr_keras.attacks.losses import margin
 from clustr_keras.attacks.pgd import AttackResult
 
@@ -103,7 +103,7 @@ class CarliniWagner:
                 if progress is not None:
                     progress(self.searches * start + search * len(rows))
 
-            inside = _into_ball(self._search(x, y, report), images[filled], eps[filled])
+            inside = into_ball(self._search(x, y, report), images[filled], eps[filled])
             loss, ids = self._classify(tf.constant(inside), y)
             check_loss(loss)
             adversarial[rows], class_ids[rows] = inside[: len(rows)], ids.numpy()[: len(rows)]
@@ -162,13 +162,3 @@ class CarliniWagner:
 def _like(images, values):
     """One value for each image, in a shape that broadcasts over its pixels."""
     return values.reshape(-1, *[1] * (images.ndim - 1))
-
-
-def _into_ball(adversarial, images, eps):
-    """Moves along the segment to each image until it is at most `eps` away, in float32."""
-    distance = distances(adversarial, images)
-    share = np.minimum(inner_radius(eps, images[0].size) / np.maximum(distance, 1e-30), 1.0)
-    share = np.where(distance <= eps, 1.0, share)
-    moved = images + _like(images, share) * (adversarial.astype("float64") - images)
-    moved = np.clip(moved, 0.0, 1.0).astype("float32")
-    return np.where(_like(images, distances(moved, images) <= eps), moved, images)

@@ -1,0 +1,110 @@
+"""What ART's attacks need of a classifier, on compiled functions. Needs the extra `autoattack`."""
+
+import numpy as np
+import tensorflow as tf
+from art.attacks.evasion import AutoProjectedGradientDescent
+from art.estimators.classification.classifier import ClassifierMixin
+from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
+
+
+class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, BaseEstimator):
+    """A classifier with one loss, as ART's attacks see it.
+
+    ART's own wrapper of TensorFlow models calls them eagerly, and computes the difference of logits ratio example by
+    example.
+
+    Args:
+        logits: Function from images `[B, H, W, C]` to logits `[B, classes]`.
+        num_classes: Integer.
+        image_shape: `(H, W, C)`.
+        loss: `loss(labels, logits)`, for example `attacks.losses.dlr`.
+        batch_size: Integer; every batch is filled up to it.
+    """
+
+    def __init__(self, logits, num_classes, image_shape, loss, batch_size):
+        super().__init__(model=logits, clip_values=(0.0, 1.0), channels_first=False)
+        self.nb_classes = num_classes
+        self._input_shape = tuple(image_shape)
+        self.filled_up_to = batch_size
+
+        @tf.function(reduce_retracing=True)
+        def losses(x, labels):
+            return loss(labels, logits(x))
+
+        @tf.function(reduce_retracing=True)
+        def gradient(x, labels):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = tf.reduce_sum(loss(labels, logits(x)))
+            return tape.gradient(value, x)
+
+        self._functions = {
+            "logits": tf.function(lambda x, labels: logits(x), reduce_retracing=True),
+            "losses": losses,
+            "gradient": gradient,
+        }
+
+    @property
+    def input_shape(self):
+        """`(H, W, C)`."""
+        return self._input_shape
+
+    def predict(self, x, batch_size=128, **kwargs):
+        """Logits `[B, classes]`."""
+        return self._in_batches("logits", x, np.zeros(len(x), "int64"))
+
+    def loss_gradient(self, x, y, **kwargs):
+        """Gradient of the sum of the losses; `y` is one-hot."""
+        return self._in_batches("gradient", x, np.argmax(y, axis=-1))
+
+    def compute_loss(self, x, y, reduction="none", **kwargs):
+        """Loss of each example, `[B]`; `y` is one-hot."""
+        return self._in_batches("losses", x, np.argmax(y, axis=-1))
+
+    def _in_batches(self, name, x, labels):
+        size, results = self.filled_up_to, []
+        for start in range(0, len(x), size):
+            rows = np.resize(np.arange(start, min(start + size, len(x))), size)
+            batch = tf.constant(x[rows], tf.float32), tf.constant(labels[rows])
+            results.append(np.asarray(self._functions[name](*batch))[: len(x) - start])
+        return np.concatenate(results)
+
+    def fit(self, x, y, **kwargs):
+        """Not for training."""
+        raise NotImplementedError("attacks do not train.")
+
+    def get_activations(self, x, layer, batch_size, framework=False):
+        """Not asked for by the attacks."""
+        raise NotImplementedError("the attacks need no activations.")
+
+
+class TargetedApgd(AutoProjectedGradientDescent):
+    """APGD towards one other class after the other, those with the largest logits first.
+
+    Args:
+        targets: Integer, number of targets.
+        **kwargs: As for ART's `AutoProjectedGradientDescent`.
+    """
+
+    def __init__(self, targets, **kwargs):
+        super().__init__(**kwargs)
+        self.targets = targets
+
+    def generate(self, x, y=None, **kwargs):
+        """Attacks images away from one-hot labels `y`."""
+        best, labels = x.copy(), np.argmax(y, axis=-1)
+        logits = self.estimator.predict(x)
+        logits[np.arange(len(x)), labels] = -np.inf
+        ranked = np.argsort(-logits, axis=-1)
+        left = np.arange(len(x))
+        for rank in range(self.targets):
+            if len(left) == 0:
+                break
+            targets = np.eye(self.estimator.nb_classes, dtype="float32")[ranked[left, rank]]
+            self.targeted = True
+            attempt = super().generate(x[left], targets)
+            self.targeted = False
+            is_flipped = self.estimator.predict(attempt).argmax(axis=-1) != labels[left]
+            best[left[is_flipped]] = attempt[is_flipped]
+            left = left[~is_flipped]
+        return best

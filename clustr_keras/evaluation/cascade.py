@@ -1,0 +1,125 @@
+"""Robust accuracy by one attack after the other, each on what the others have left."""
+
+import dataclasses
+
+import numpy as np
+
+from clustr_keras.evaluation.threat_model import ThreatModel
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackScore:
+    """What one attack did within one threat model.
+
+    Args:
+        name: Short name of the attack.
+        description: The attack and its settings.
+        cumulative: Share of all examples that is right and stood this attack and all before it.
+        attacked: Integer, number of examples that it attacked.
+        alone: Share of the subset that is right and stood this attack alone.
+    """
+
+    name: str
+    description: str
+    cumulative: float
+    attacked: int
+    alone: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreatResult:
+    """Robust accuracy within one threat model.
+
+    Args:
+        threat_model: `ThreatModel`.
+        scores: An `AttackScore` for each attack, in their order.
+        is_standing: bool `[N]`, right, and flipped by no attack.
+        adversarial: float32 `[N, H, W, C]`: a flip where one was found, else the last attempt; the image itself where
+            nothing was tried.
+        flipped_to: int64 `[N]`, the class of `adversarial`.
+    """
+
+    threat_model: ThreatModel
+    scores: tuple[AttackScore, ...]
+    is_standing: np.ndarray
+    adversarial: np.ndarray
+    flipped_to: np.ndarray
+
+    @property
+    def robust_accuracy(self):
+        """The worst case over all attacks, example by example: the share that is standing."""
+        return float(self.is_standing.mean())
+
+
+def cascade(attacks, threat_models, images, labels, class_ids, subset, stages, progress=None):
+    """Runs attacks of one norm within its threat models, from the smallest eps to the largest.
+
+    An example that has fallen at one eps has fallen at every larger one. An attack that minimizes the norm runs once,
+    in the largest ball, and what it finds counts wherever it fits.
+
+    Args:
+        attacks: Dict, name -> attack.
+        threat_models: Those of one norm.
+        images: float32 `[N, H, W, C]`.
+        labels, class_ids: int64 `[N]`, true and predicted classes.
+        subset: Ints, the examples that each attack is run on alone.
+        stages: `Stages`.
+        progress: Function of a string, called before each attack.
+
+    Returns:
+        A list of `ThreatResult`, one for each threat model, by eps.
+    """
+    is_standing, adversarial, flipped_to = class_ids == labels, images.copy(), class_ids.copy()
+    largest = max(threat.eps for threat in threat_models)
+    results, found = [], {}
+    for threat in sorted(threat_models):
+        scores = []
+        for name, attack in attacks.items():
+            if progress is not None:
+                progress(f"{threat}: {attack.name}, {int(is_standing.sum())} examples left")
+            runner = _Runner(attack, name, threat, largest, images, labels, stages, found)
+            rows = np.flatnonzero(is_standing)
+            attempt, ids, is_flipped = runner(rows)
+            adversarial[rows], flipped_to[rows] = attempt, ids
+            is_standing[rows[is_flipped]] = False
+            right = subset[class_ids[subset] == labels[subset]]
+            alone = len(right) - runner(right)[2].sum()
+            scores.append(
+                AttackScore(name, attack.name, float(is_standing.mean()), len(rows), float(alone / len(subset)))
+            )
+        results.append(ThreatResult(threat, tuple(scores), is_standing.copy(), adversarial.copy(), flipped_to.copy()))
+    return results
+
+
+class _Runner:
+    """One attack within one threat model, on rows of the images."""
+
+    def __init__(self, attack, name, threat, largest, images, labels, stages, found):
+        self.attack, self.name, self.threat, self.largest = attack, name, threat, largest
+        self.images, self.labels, self.stages, self.found = images, labels, stages, found
+        self.minimizes_norm = getattr(attack, "minimizes_norm", False)
+
+    def __call__(self, rows):
+        """Adversarial images, their classes, and which of them are flips within eps."""
+        if len(rows) == 0:
+            return self.images[rows], self.labels[rows], np.zeros(0, bool)
+        if not self.minimizes_norm:
+            result = self._run(rows, self.threat.eps)
+            return result.adversarial, result.class_ids, result.is_flipped
+        known = self.found.setdefault(self.name, {})
+        missing = np.array([row for row in rows.tolist() if row not in known], "int64")
+        if len(missing):
+            result = self._run(missing, self.largest)
+            for place, row in enumerate(missing.tolist()):
+                known[row] = result.adversarial[place], result.class_ids[place], result.distance[place]
+        parts = [known[row] for row in rows.tolist()]
+        adversarial, class_ids = np.stack([part[0] for part in parts]), np.array([part[1] for part in parts])
+        distance = np.array([part[2] for part in parts])
+        is_inside = distance <= self.threat.eps
+        adversarial = np.where(is_inside[:, None, None, None], adversarial, self.images[rows])
+        class_ids = np.where(is_inside, class_ids, self.labels[rows])
+        return adversarial, class_ids, is_inside & (class_ids != self.labels[rows])
+
+    def _run(self, rows, eps):
+        settings = [self.name, self.attack.name, self.threat.norm, eps, rows.tolist()]
+        return self.stages(settings, lambda: self.attack(self.images[rows], self.labels[rows], eps))

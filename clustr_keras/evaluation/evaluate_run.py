@@ -1,0 +1,118 @@
+"""An evaluation as the command line runs it: progress, tables, figures and counterexamples on disk."""
+
+import json
+import os
+
+import numpy as np
+import rich.table
+
+from clustr_keras.data import as_floats
+from clustr_keras.evaluation.evaluate import evaluate
+from clustr_keras.evaluation.suite import attack_suite
+from clustr_keras.evaluation.surrogate import train_surrogate
+from clustr_keras.evaluation.target import as_target
+from clustr_keras.progress import console, progress_bar, say
+
+# Images that the surrogate learns from.
+_SURROGATE_IMAGES = 10_000
+_DIAGNOSTIC_STAGES = 12
+
+
+def run_evaluation(model, dataset, threat_models, attacks, output, examples=None, scores=None, subset=500, seed=0):
+    """Evaluates a model on a data set, shows the outcome and writes it down.
+
+    Args:
+        model: What `as_target` takes.
+        dataset: `ImageDataset`: test images to attack, and training images for the surrogate to learn from.
+        threat_models: `ThreatModel`s.
+        attacks: Names of attacks.
+        output: Folder for `results.json` and `broken-certificate-<index>.npz`; and for `stages/`, from which an
+            interrupted evaluation goes on.
+        examples: Integer, size of a random sample of the test images; all by default.
+        scores: Of a `ClustrClassifier`, see `as_target`.
+        subset, seed: Integers, see `evaluate`.
+
+    Returns:
+        The `Evaluation`.
+
+    Raises:
+        ValueError: See `evaluate`.
+    """
+    target = as_target(model, scores)
+    rows = np.random.default_rng(seed).permutation(len(dataset.test))[:examples]
+    images, labels = as_floats(dataset.test.images[rows]), dataset.test.labels[rows]
+    stages = sum(
+        len(attack_suite(target, norm, attacks)) * sum(threat.norm == norm for threat in threat_models)
+        for norm in {threat.norm for threat in threat_models}
+    )
+    say("Training a surrogate on the model's answers, for attacks that are carried over.")
+    surrogate = train_surrogate(target, as_floats(dataset.train.images[:_SURROGATE_IMAGES]), seed=seed)
+    over = [0]
+    with progress_bar("Attacks", stages + _DIAGNOSTIC_STAGES) as report:
+
+        def before_stage(note):
+            report(over[0], note)
+            over[0] += 1
+
+        evaluation = evaluate(
+            target,
+            images,
+            labels,
+            threat_models,
+            attacks,
+            subset=subset,
+            surrogate=surrogate,
+            folder=output / "stages",
+            seed=seed,
+            progress=before_stage,
+        )
+        report(stages + _DIAGNOSTIC_STAGES)
+    for table in _tables(evaluation):
+        console.print(table)
+    _write(evaluation, rows, output)
+    return evaluation
+
+
+def _tables(evaluation):
+    count = len(evaluation.labels)
+    table = rich.table.Table("accuracy", "share", title=f"{evaluation.target.name}: {count} test images")
+    table.add_row("clean", f"{evaluation.clean_accuracy:.1%}")
+    for radius, share in evaluation.certified_accuracy.items():
+        table.add_row(f"certified at {radius:.3g}", f"{share:.1%}")
+    for threat in evaluation.threats:
+        table.add_row(f"robust, {threat.threat_model}", f"{threat.robust_accuracy:.1%}")
+    yield table
+    subset = f"alone, on {evaluation.subset_size}"
+    columns = ("threat model", "attack", "settings", "cumulative", subset)
+    table = rich.table.Table(*columns, title="Attacks, one after the other")
+    for threat in evaluation.threats:
+        for place, score in enumerate(threat.scores):
+            shown = "" if place else str(threat.threat_model)
+            table.add_row(shown, score.name, score.description, f"{score.cumulative:.1%}", f"{score.alone:.1%}")
+    yield table
+    table = rich.table.Table("diagnostic", "", "figures", title="Signs of masked gradients")
+    for diagnostic in evaluation.diagnostics:
+        figures = ", ".join(f"{name} {share:.1%}" for name, share in diagnostic.figures.items())
+        table.add_row(diagnostic.name, {True: "pass", False: "FAIL", None: "not run"}[diagnostic.passed], figures)
+    if evaluation.certified_radius is not None:
+        broken = len(evaluation.broken)
+        table.add_row("certificates", "FAIL" if broken else "pass", f"{broken} of {count} broken")
+    yield table
+
+
+def _write(evaluation, rows, output):
+    output.mkdir(parents=True, exist_ok=True)
+    for old in output.glob("broken-certificate-*.npz"):
+        old.unlink()
+    for found in evaluation.broken:
+        path = output / f"broken-certificate-{rows[found.index]}.npz"
+        fields = {name: value for name, value in vars(found).items() if name != "index"}
+        np.savez(path, image=evaluation.images[found.index], **fields)
+        say(
+            f"Example {rows[found.index]}: class {found.class_before} turns into {found.class_after} at distance "
+            f"{found.distance:.6g}, inside its certified radius {found.certified_radius:.6g}. Saved {path}."
+        )
+    temporary = output / ".results.json.tmp"
+    temporary.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
+    os.replace(temporary, output / "results.json")
+    say(f"Wrote {output / 'results.json'}.")

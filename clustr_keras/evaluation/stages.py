@@ -1,0 +1,58 @@
+"""Finished stages of an evaluation on disk, so that an interrupted one goes on where it was."""
+
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from clustr_keras.attacks import AttackResult
+
+_FIELDS = ("adversarial", "is_flipped", "class_ids", "distance")
+
+
+class Stages:
+    """Keeps the result of each attack in a file of its own, by what it depends on.
+
+    Args:
+        folder: Where to keep them; nowhere with `None`.
+        *depends_on: Arrays and strings that every stage depends on: the images, the logits of the model on them.
+
+    Example:
+
+    >>> stages = Stages("runs/evaluate/stages", images, labels)
+    >>> result = stages(("pgd-20", "l_inf", 0.03), lambda: attack(images, labels, 0.03))
+    """
+
+    def __init__(self, folder, *depends_on):
+        self.folder = None if folder is None else pathlib.Path(folder)
+        self.resumed = 0
+        digest = hashlib.sha256()
+        for part in depends_on:
+            array = np.asarray(part)
+            digest.update(f"{array.dtype} {array.shape} ".encode())
+            digest.update(array.tobytes())
+        self.key = digest.hexdigest()
+
+    def __call__(self, settings, run):
+        """The `AttackResult` of `run()`, or of an earlier run with the same settings.
+
+        Args:
+            settings: What JSON can hold, of this stage alone.
+            run: Function without arguments.
+        """
+        if self.folder is None:
+            return run()
+        name = hashlib.sha256(json.dumps([self.key, settings]).encode()).hexdigest()[:24]
+        path = self.folder / f"{name}.npz"
+        if path.exists():
+            self.resumed += 1
+            with np.load(path) as saved:
+                return AttackResult(*(saved[field] for field in _FIELDS))
+        result = run()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp.npz")
+        np.savez(temporary, **{field: getattr(result, field) for field in _FIELDS})
+        os.replace(temporary, path)
+        return result

@@ -1,0 +1,208 @@
+"""A classifier as attacks see it: images in, logits out."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from clustr_keras.classifier import ClustrClassifier
+
+SCORES = ("distance", "log", "paper")
+# Least probability whose logarithm is taken: below it float32 has no normal numbers.
+_TINY = 1e-37
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A classifier to evaluate.
+
+    Args:
+        logits: Function from float32 images `[B, H, W, C]` to logits `[B, classes]`, of TensorFlow operations.
+        image_shape: `(H, W, C)`.
+        num_classes: Integer.
+        name: What the report calls it.
+        certify: Function from images to a `Certificate`, or `None`.
+        embed: Function from images to embeddings `[B, D]`, or `None`.
+        centers: Floats `[C, K, D]`, or `None`.
+        class_names: Tuple of strings.
+    """
+
+    logits: Callable
+    image_shape: tuple[int, ...]
+    num_classes: int
+    name: str
+    certify: Callable | None = None
+    embed: Callable | None = None
+    centers: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+
+    def predict(self, images, batch_size=256):
+        """Class ids `[B]` of images, and their logits `[B, classes]`."""
+        run = tf.function(self.logits, reduce_retracing=True)
+        parts = [np.asarray(run(tf.constant(images[i : i + batch_size]))) for i in range(0, len(images), batch_size)]
+        logits = np.concatenate(parts)
+        if not np.isfinite(logits).all():
+            raise ValueError("the model gives logits that are not finite; nothing follows from them.")
+        return logits.argmax(axis=-1), logits
+
+
+def as_target(model, scores=None):
+    """Makes a target of any Keras classifier or SavedModel.
+
+    Of a `ClustrClassifier` the deployed network is attacked, through its distance logits or other scores of its
+    clusters. A softmax at the end of a Keras model is taken off, since it saturates. Where a SavedModel has a signature
+    with `logits` those are attacked, and the logarithms of its probabilities otherwise.
+
+    Args:
+        model: `ClustrClassifier`, another `keras.Model` with logits or probabilities `[B, classes]`, a `Target`, or the
+            path of a SavedModel.
+        scores: For a `ClustrClassifier`: `"distance"` (default), `"log"` (votes of the clusters, in log space) or
+            `"paper"` (the same votes as published, which saturate).
+
+    Returns:
+        A `Target`.
+
+    Raises:
+        ValueError: If the model is no classifier of images, or `scores` does not go with it.
+
+    Example:
+
+    >>> as_target(keras.models.load_model("some.keras")).predict(x_test)[0]
+    """
+    if isinstance(model, Target):
+        return model
+    if isinstance(model, ClustrClassifier):
+        return _of_clustr(model, scores or "distance")
+    if scores is not None:
+        raise ValueError(f"scores={scores!r} is for a ClustrClassifier; got a {type(model).__name__}.")
+    if isinstance(model, keras.Model):
+        return _of_keras(model)
+    if isinstance(model, str | os.PathLike):
+        return _of_saved_model(os.fspath(model))
+    raise ValueError(f"expected a Keras model or the path of a SavedModel; got a {type(model).__name__}.")
+
+
+def _of_clustr(model, scores):
+    if scores not in SCORES:
+        raise ValueError(f"scores must be one of {SCORES}; got {scores!r}.")
+    certify = None
+    if scores == "distance":
+        try:
+            logits, certify = model.certifier().deployed_logits, model.certify
+        except ValueError:  # no bound is known: the network as it is
+            logits = _in_inference(model)
+    else:
+        of_embeddings = getattr(model.head, f"{scores}_scores")
+
+        def logits(images):
+            return of_embeddings(model.backbone(images, training=False))
+
+    return Target(
+        logits=logits,
+        image_shape=model.backbone.input_shape[1:],
+        num_classes=model.num_classes,
+        name=f"{model.backbone.name}, {scores} scores",
+        certify=certify,
+        embed=model.embed,
+        centers=keras.ops.convert_to_numpy(model.head.centers),
+        class_names=tuple(model.class_names or ()),
+    )
+
+
+def _of_keras(model):
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or len(model.output_shape) != 2:
+        raise ValueError(
+            "the model must take images [B, H, W, C] and give one score for each class [B, classes]; it takes "
+            f"{shape} and gives {model.output_shape}."
+        )
+    logits = _in_inference(_without_softmax(model))
+    if _gives_probabilities(logits, shape[1:]):
+        logits = _log_of(logits)
+    return Target(logits, shape[1:], model.output_shape[-1], model.name)
+
+
+def _in_inference(model):
+    return lambda images: model(images, training=False)
+
+
+def _without_softmax(model):
+    """The model up to the softmax that it ends in; itself if it does not, or is no graph of layers."""
+    outputs = getattr(model, "outputs", None)
+    last = next((layer for layer in reversed(model.layers) if _gives(layer, outputs)), None)
+    activation = getattr(last, "activation", None)
+    if isinstance(last, keras.layers.Softmax) or (
+        isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
+    ):
+        return keras.Model(model.inputs, last.input)
+    if activation is not keras.activations.softmax:
+        return model
+    linear = type(last).from_config({**last.get_config(), "activation": "linear", "name": f"{last.name}_linear"})
+    logits = linear(last.input)
+    linear.set_weights(last.get_weights())
+    return keras.Model(model.inputs, logits)
+
+
+def _gives(layer, outputs):
+    """Whether a layer makes the one output of a graph of layers."""
+    try:
+        return bool(outputs) and len(outputs) == 1 and layer.output is outputs[0]
+    except AttributeError:  # never called, or more than once
+        return False
+
+
+def _gives_probabilities(logits, image_shape):
+    """Whether the outputs of some random images are probabilities."""
+    shape = tuple(size or 32 for size in image_shape)
+    outputs = np.asarray(logits(tf.constant(np.random.default_rng(0).uniform(size=(8, *shape)), tf.float32)))
+    return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
+
+
+def _log_of(probabilities):
+    return lambda images: tf.math.log(tf.maximum(probabilities(images), _TINY))
+
+
+def _of_saved_model(path):
+    try:
+        loaded = tf.saved_model.load(path)
+    except OSError as error:
+        raise ValueError(f"no SavedModel at {path!r}; expected a folder with saved_model.pb.") from error
+    for wanted in ("logits", "probabilities", None):
+        for signature in loaded.signatures.values():
+            found = _classification_of(signature, wanted)
+            if found is not None:
+                return _of_signature(loaded, signature, *found)
+    known = ", ".join(f"{name} {list(s.structured_outputs)}" for name, s in loaded.signatures.items()) or "none"
+    raise ValueError(
+        f"no signature of {path!r} takes float32 images [B, H, W, C] and gives logits or probabilities [B, classes]; "
+        f"its signatures: {known}."
+    )
+
+
+def _classification_of(signature, wanted):
+    """Names of the images and of the scores in a signature, `None` if it has none such."""
+    inputs = signature.structured_input_signature[1]
+    outputs = signature.structured_outputs
+    if len(inputs) != 1:
+        return None
+    (name, spec), *_ = inputs.items()
+    if spec.dtype != tf.float32 or spec.shape.rank != 4:
+        return None
+    names = [n for n, out in outputs.items() if out.dtype.is_floating and out.shape.rank == 2 and wanted in (None, n)]
+    return (name, names[0]) if len(names) == 1 else None
+
+
+def _of_signature(loaded, signature, images_name, scores_name):
+    shape = tuple(signature.structured_input_signature[1][images_name].shape[1:])
+
+    def scores(images):
+        return signature(**{images_name: images})[scores_name]
+
+    # The signature lives as long as what was loaded does.
+    scores.owner = loaded
+    logits = _log_of(scores) if _gives_probabilities(scores, shape) else scores
+    sample = np.asarray(scores(tf.zeros((1, *(size or 32 for size in shape)))))
+    return Target(logits, shape, sample.shape[-1], "SavedModel")

@@ -1,0 +1,72 @@
+"""What an attacker may do to an image."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class ThreatModel:
+    """Any change of the pixels, within [0, 1], whose norm is at most eps.
+
+    Args:
+        norm: `"l_inf"` or `"l_2"`.
+        eps: Float, pixels in [0, 1].
+
+    Raises:
+        ValueError: If the norm is another one, or eps is not a positive finite number.
+
+    Example:
+
+    >>> str(ThreatModel("l_inf", 8 / 255))
+    'l_inf 8/255'
+    """
+
+    norm: str
+    eps: float
+
+    def __post_init__(self):
+        if self.norm not in ("l_inf", "l_2"):
+            raise ValueError(f"norm must be 'l_inf' or 'l_2'; got {self.norm!r}.")
+        if not 0 < self.eps < np.inf:
+            raise ValueError(f"eps must be a positive finite number; got {self.eps}.")
+
+    def __str__(self):
+        return f"{self.norm} {_shown(self.eps)}"
+
+    @classmethod
+    def parse(cls, text):
+        """Reads `"l_inf:8/255"` or `"l_2:0.5"`.
+
+        Args:
+            text: String, norm and eps with a colon between them.
+
+        Raises:
+            ValueError: If it is not of that form.
+
+        Example:
+
+        >>> ThreatModel.parse("l_2:0.5")
+        ThreatModel(norm='l_2', eps=0.5)
+        """
+        norm, _, eps = text.partition(":")
+        numerator, _, denominator = eps.partition("/")
+        try:
+            value = float(numerator) / float(denominator or 1)
+        except (ValueError, ZeroDivisionError) as error:
+            example = "l_inf:8/255 or l_2:0.5"
+            raise ValueError(f"a threat model is a norm and an eps, such as {example}; got {text!r}.") from error
+        return cls(norm, value)
+
+
+# The paper's l_inf radii, and in l_2 those that certified accuracy is quoted at.
+DEFAULT_THREAT_MODELS = (
+    *(ThreatModel("l_inf", eps / 255) for eps in (2.0, 8.0, 16.0, 25.5)),
+    *(ThreatModel("l_2", eps) for eps in (36 / 255, 0.5, 1.0, 1.58)),
+)
+
+
+def _shown(eps):
+    """As so many 255ths, or halves of them, where that is a short way to say it; as a decimal otherwise."""
+    halves = eps * 510
+    return f"{eps * 255:g}/255" if eps < 0.15 and abs(halves - round(halves)) < 1e-6 else f"{eps:.4g}"

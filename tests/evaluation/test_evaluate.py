@@ -1,0 +1,126 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from clustr_keras.evaluation.evaluate import evaluate
+from clustr_keras.evaluation.target import as_target
+from clustr_keras.evaluation.threat_model import ThreatModel
+
+COUNT = 50
+THREATS = (ThreatModel("l_2", 0.6), ThreatModel("l_inf", 0.1), ThreatModel("l_2", 0.2))
+ATTACKS = ("pgd-20", "pgd-margin")
+
+
+@pytest.fixture(scope="module")
+def test_images(digits):
+    return digits[1][0][:COUNT], digits[1][1][:COUNT]
+
+
+@pytest.fixture(scope="module")
+def evaluation(classifier, test_images, tmp_path_factory):
+    return evaluate(classifier, *test_images, THREATS, ATTACKS, subset=20, folder=tmp_path_factory.mktemp("stages"))
+
+
+def test_robust_accuracy_lies_between_certified_and_clean_accuracy(evaluation, classifier, test_images):
+    certificate = classifier.certify(test_images[0])
+    assert evaluation.clean_accuracy == certificate.accuracy_at(0.0, test_images[1])
+    assert [str(threat.threat_model) for threat in evaluation.threats] == ["l_inf 25.5/255", "l_2 0.2", "l_2 0.6"]
+    for threat in evaluation.threats[1:]:
+        certified = certificate.accuracy_at(threat.threat_model.eps, test_images[1])
+        assert certified <= threat.robust_accuracy <= evaluation.clean_accuracy
+        # The attacks are not far from what is proved.
+        assert threat.robust_accuracy - certified < 0.3
+    assert evaluation.certified_accuracy[0.5] == certificate.accuracy_at(0.5, test_images[1])
+
+
+def test_a_certified_model_passes_every_diagnostic_and_keeps_its_certificates(evaluation):
+    assert evaluation.failed == []
+    assert evaluation.broken == ()
+    assert evaluation.passed
+
+
+def test_flips_are_flips_within_eps(evaluation, classifier, test_images):
+    images, labels = test_images
+    for threat in evaluation.threats:
+        fallen = (evaluation.class_ids == labels) & ~threat.is_standing
+        assert_array_equal(classifier.certify(threat.adversarial).class_ids[fallen], threat.flipped_to[fallen])
+        order = np.inf if threat.threat_model.norm == "l_inf" else 2
+        difference = (threat.adversarial.astype("float64") - images).reshape(COUNT, -1)
+        assert (np.linalg.norm(difference, ord=order, axis=-1)[fallen] <= threat.threat_model.eps).all()
+        assert fallen.any()
+
+
+def test_its_figures_are_json(evaluation):
+    figures = json.loads(json.dumps(evaluation.as_dict()))
+    assert figures["examples"] == COUNT
+    assert figures["subset"] == 20
+    assert set(figures["robust_accuracy"]) == {"l_inf 25.5/255", "l_2 0.2", "l_2 0.6"}
+    low, high = figures["clean_accuracy_interval"]
+    assert low <= figures["clean_accuracy"] <= high
+    attack = figures["threat_models"][0]["attacks"][1]
+    assert attack["description"] == "PGD l_inf, 100 steps x 5 restarts"
+    assert attack["cumulative"] == figures["robust_accuracy"]["l_inf 25.5/255"]
+    assert figures["certified_in"] == "float32"
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(classifier, test_images, tmp_path):
+    arguments = {"threat_models": THREATS[:2], "attacks": ATTACKS, "subset": 10, "folder": tmp_path}
+    seen = []
+
+    def interrupt(stage):
+        seen.append(stage)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(classifier, *test_images, **arguments, progress=interrupt)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(before) >= 2
+    resumed = evaluate(classifier, *test_images, **arguments)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert before.items() <= after.items()
+    whole = evaluate(classifier, *test_images, **{**arguments, "folder": None})
+    assert [t.robust_accuracy for t in resumed.threats] == [t.robust_accuracy for t in whole.threats]
+    assert_allclose(resumed.threats[0].adversarial, whole.threats[0].adversarial)
+
+
+def test_a_flip_inside_a_certified_radius_is_reported(classifier, test_images):
+    target = as_target(classifier)
+
+    def boast(images):
+        certificate = target.certify(images)
+        return dataclasses.replace(certificate, certified_radius=certificate.certified_radius + np.float32(1.0))
+
+    boasting = dataclasses.replace(target, certify=boast)
+    evaluation = evaluate(boasting, *test_images, [ThreatModel("l_2", 0.8)], ["pgd-margin"], subset=5)
+    assert evaluation.broken
+    assert not evaluation.passed
+    found = evaluation.broken[0]
+    difference = found.adversarial.astype("float64") - test_images[0][found.index]
+    assert found.distance == pytest.approx(np.linalg.norm(difference))
+    assert found.distance < found.certified_radius
+    assert found.class_after == classifier.certify(found.adversarial[None]).class_ids[0] != found.class_before
+
+
+def test_the_scores_of_the_paper_may_be_evaluated(classifier, test_images):
+    evaluation = evaluate(classifier, *test_images, [ThreatModel("l_inf", 0.1)], ["pgd-20"], scores="paper", subset=20)
+    assert evaluation.certified_accuracy == {}
+    assert evaluation.as_dict()["certified_in"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"threat_models": []}, "at least one threat model"),
+        ({"attacks": ["pgd-7"]}, "there is no attack pgd-7; expected some of pgd-20"),
+        ({"labels": np.arange(COUNT)}, "labels"),
+        ({"images": np.full((COUNT, 8, 8, 1), 2.0)}, "images"),
+    ],
+)
+def test_arguments_are_checked(classifier, test_images, change, match):
+    arguments = {"images": test_images[0], "labels": test_images[1], "threat_models": THREATS[:1]}
+    with pytest.raises(ValueError, match=match):
+        evaluate(classifier, **{**arguments, **change})

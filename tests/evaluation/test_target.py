@@ -1,0 +1,151 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose, assert_array_equal
+
+from clustr_keras import ClustrClassifier
+from clustr_keras.backbones import lipschitz_mlp
+from clustr_keras.evaluation.target import Target, as_target
+from clustr_keras.serving import export_model
+
+SHAPE = (6, 6, 1)
+
+
+def images_of(count=10):
+    return np.random.default_rng(0).uniform(size=(count, *SHAPE)).astype("float32")
+
+
+def network(*last):
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Dense(8, "relu")(keras.layers.Flatten()(inputs))
+    for layer in last:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [keras.layers.Dense(3, "softmax")],
+        [keras.layers.Dense(3), keras.layers.Softmax()],
+        [keras.layers.Dense(3), keras.layers.Activation("softmax")],
+    ],
+    ids=["activation", "Softmax", "Activation"],
+)
+def test_a_softmax_at_the_end_is_taken_off(last):
+    model = network(*last)
+    class_ids, logits = as_target(model).predict(images_of())
+    assert_allclose(tf.nn.softmax(logits), model.predict(images_of(), verbose=0), atol=1e-6)
+    assert logits.min() < 0
+    assert_array_equal(class_ids, model.predict(images_of(), verbose=0).argmax(-1))
+
+
+def test_logits_stay_as_they_are_in_sequential_models_too():
+    model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(4)])
+    target = as_target(model)
+    assert (target.image_shape, target.num_classes) == (SHAPE, 4)
+    assert_allclose(target.predict(images_of())[1], model.predict(images_of(), verbose=0), atol=1e-6)
+
+
+class Probabilities(keras.Model):
+    """Gives probabilities in a way that cannot be seen from its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, images):
+        return keras.ops.softmax(self.dense(keras.ops.reshape(images, (-1, 36))))
+
+
+def test_hidden_probabilities_become_their_logarithms():
+    model = Probabilities()
+    expected = model.predict(images_of(), verbose=0)
+    with pytest.raises(ValueError, match=r"must take images \[B, H, W, C\]"):
+        as_target(network(keras.layers.Reshape((2, 4))))
+    inputs = keras.Input(SHAPE)
+    target = as_target(keras.Model(inputs, model(inputs)))
+    assert_allclose(target.predict(images_of())[1], np.log(expected), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return ClustrClassifier(lipschitz_mlp(SHAPE, (16, 8)), num_classes=3, clusters_per_class=2)
+
+
+def test_of_a_clustr_classifier_the_deployed_network_is_attacked(classifier):
+    target = as_target(classifier)
+    certificate = classifier.certify(images_of())
+    class_ids, logits = target.predict(images_of())
+    assert_array_equal(class_ids, certificate.class_ids)
+    assert_allclose(logits, certificate.logits, atol=1e-6)
+    assert_allclose(target.certify(images_of()).certified_radius, certificate.certified_radius)
+    assert target.embed(images_of()).shape == (10, 8)
+    assert target.centers.shape == (3, 2, 8)
+
+
+@pytest.mark.parametrize("scores", ["log", "paper"])
+def test_it_may_be_attacked_through_other_scores(classifier, scores):
+    target = as_target(classifier, scores)
+    expected = getattr(classifier.head, f"{scores}_scores")(classifier.embed(images_of()))
+    assert_allclose(target.predict(images_of())[1], expected, atol=1e-5)
+    assert target.certify is None
+
+
+def test_a_backbone_without_a_bound_is_attacked_as_it_is():
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.LayerNormalization()(keras.layers.Dense(8)(keras.layers.Flatten()(inputs)))
+    model = ClustrClassifier(keras.Model(inputs, x), num_classes=3)
+    target = as_target(model)
+    assert target.certify is None
+    assert_allclose(target.predict(images_of())[1], model.predict(images_of(), verbose=0), atol=1e-6)
+
+
+def test_saved_models_are_attacked_through_their_logits(classifier, tmp_path):
+    path = export_model(classifier, tmp_path / "clustr")
+    target = as_target(path)
+    logits = classifier.certify(images_of()).logits
+    assert_allclose(target.predict(images_of())[1], logits, atol=1e-5)
+    assert (target.image_shape, target.num_classes) == (SHAPE, 3)
+    x = tf.constant(images_of())
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(target.logits(x)[:, 0])
+    assert np.abs(tape.gradient(loss, x)).max() > 0
+
+
+def test_saved_models_of_keras_are_attacked_through_their_probabilities(tmp_path):
+    model = network(keras.layers.Dense(3, "softmax"))
+    model.export(tmp_path / "m", verbose=False)
+    logits = as_target(str(tmp_path / "m")).predict(images_of())[1]
+    assert_allclose(logits, np.log(model.predict(images_of(), verbose=0)), atol=1e-5)
+
+
+def test_what_is_no_classifier_is_refused(classifier, tmp_path):
+    with pytest.raises(ValueError, match="no SavedModel at"):
+        as_target(tmp_path / "none")
+    with pytest.raises(ValueError, match="got a int"):
+        as_target(3)
+    with pytest.raises(ValueError, match="scores must be one of"):
+        as_target(classifier, "votes")
+    with pytest.raises(ValueError, match="is for a ClustrClassifier"):
+        as_target(network(keras.layers.Dense(3)), "log")
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 5), tf.float32)])
+        def __call__(self, x):
+            return x
+
+    module = Module()
+    tf.saved_model.save(module, str(tmp_path / "no_images"), signatures=module.__call__)
+    with pytest.raises(ValueError, match=r"no signature of .* its signatures: serving_default"):
+        as_target(tmp_path / "no_images")
+
+
+def test_a_target_is_one(classifier):
+    target = Target(lambda images: images[:, 0, 0], (4, 4, 2), 2, "by hand")
+    assert as_target(target) is target
+    broken = Target(lambda images: images[:, 0, 0] / 0.0, (4, 4, 2), 2, "by hand")
+    with pytest.raises(ValueError, match="not finite"):
+        broken.predict(np.zeros((1, 4, 4, 2), "float32"))
