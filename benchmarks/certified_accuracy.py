@@ -5,14 +5,17 @@ holds the data set. Writes results/certified_accuracy.*, or results/certified_ac
 
 Every setting of `certified_settings.py` is first trained on seed 0, for the seconds of tuning. For each radius and
 library, the one with the best certified accuracy on the test images goes on to the full time and to all seeds. That
-choice favors all three alike. Each finished training is kept in `runs/certified_accuracy/`, so that a run goes on where
-it was stopped; `--cached` makes the table of what is there. Radii are in real arithmetic, without rounding slack, as
-the peers report theirs. Each peer lives in an environment of its own there.
+favors whom it offers more settings to choose from: here the peers; those of this project were found in trials before.
+Each finished training is kept in `runs/certified_accuracy/`, so that a run goes on where it was stopped; `--cached`
+makes the table of what is there. While a training is suspended (`kill -STOP`) its clock stands still; `cpu_s` shows
+what it got of the machine. Radii are in real arithmetic, without rounding slack, as the peers report theirs. Each peer
+lives in an environment of its own there.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import time
@@ -31,6 +34,8 @@ from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split, as
 
 HERE = pathlib.Path(__file__).parent
 RUNS = HERE.parent / "runs" / "certified_accuracy"
+# Part of the name of each kept result: to be raised with any change of what a training is.
+VERSION = 2
 PEERS = {"deel-lip": ("deel-lip==1.5.0", "train_deel_lip.py"), "gloro": ("gloro==1.1.1", "train_gloro.py")}
 
 
@@ -55,7 +60,8 @@ def train_ours(data, seconds, seed, settings):
     return {
         "class_ids": certificate.class_ids,
         "radius": certificate.radius.astype("float64"),
-        "seconds": budget.spent,
+        "seconds": budget.clock.spent,
+        "cpu_seconds": budget.clock.cpu,
         "epochs": budget.steps / len(batches),
         "versions": f"TensorFlow {tf.__version__}",
     }
@@ -87,22 +93,24 @@ class Trainings:
             "x_test": as_floats(dataset.test.images),
             "y_test": dataset.test.labels,
         }
-        self.name, self.only_cached = name, only_cached
+        self.name, self.examples, self.only_cached = name, examples, only_cached
         self.file = RUNS / f"{name}.npz"
         np.savez(self.file, **self.data)
 
     def __call__(self, library, settings, seconds, seed):
         """What the training gave, from an earlier run if there was one; `None` if it may not be run."""
-        key = json.dumps([self.name, library, seconds, seed, settings], sort_keys=True)
+        key = json.dumps([VERSION, self.name, self.examples, library, seconds, seed, settings], sort_keys=True)
         output = RUNS / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+        partial = output.with_suffix(".partial.npz")
         if not output.exists():
             if self.only_cached:
                 return None
             print(f"{time.strftime('%H:%M')} {library}, seed {seed}, {seconds:g} s: {json.dumps(settings)}", flush=True)
             if library in PEERS:
-                train_peer(library, self.file, seconds, seed, settings, output)
+                train_peer(library, self.file, seconds, seed, settings, partial)
             else:
-                np.savez(output, **train_ours(self.data, seconds, seed, settings))
+                np.savez(partial, **train_ours(self.data, seconds, seed, settings))
+            os.replace(partial, output)
         return dict(np.load(output))
 
     def accuracy(self, result, radius):
@@ -119,6 +127,8 @@ def compared(trainings, library, comparison):
     """
     tuned = [(s, trainings(library, s, comparison.tuning_seconds, 0)) for s in comparison.settings[library]]
     tuned = [(settings, result) for settings, result in tuned if result is not None]
+    if not tuned:
+        return [], []
     chosen = {
         max(range(len(tuned)), key=lambda i: trainings.accuracy(tuned[i][1], radius)) for radius in comparison.targets
     }
@@ -142,6 +152,7 @@ def row(trainings, library, comparison, phase, settings, results):
         "settings": json.dumps(settings),
         **columns,
         "training_s": " / ".join(f"{float(result['seconds']):.0f}" for result in results),
+        "cpu_s": " / ".join(f"{float(result['cpu_seconds']):.0f}" for result in results),
         "epochs": " / ".join(f"{float(result['epochs']):.0f}" for result in results),
         "trained with": str(results[0]["versions"]),
         **machine(),

@@ -159,7 +159,7 @@ def test_errors_are_one_line_and_exit_status_2(trained):
     for arguments, message in (
         (("train", "--recipe", "magic"), "no recipe 'magic'; expected one of certified, clustr"),
         (("train", "--data", "imagenet", "--data-dir", "."), "there is no data set 'imagenet'"),
-        (("train", "--checkpoint", "here"), "--from and --checkpoint are for the others"),
+        (("train", "--checkpoint", "here"), "--from, --checkpoint and --fast are for the others"),
         (("train", "--output", "model.h5"), r"must be a \.keras file"),
         (("serve", "nowhere"), "nowhere"),
         (("certify", "--model", "other.keras"), "other.keras"),

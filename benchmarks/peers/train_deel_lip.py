@@ -1,8 +1,8 @@
 """Trains a network of deel-lip and writes its certified radii. Run by certified_accuracy.py in deel-lip's environment.
 
 Settings: `network` "mlp", "convnet" or "downsampled"; `loss` "tau" (with `tau`) or "hkr" (with `alpha`, `min_margin`);
-`widths` of the dense layers; `channels` of the stages of convolutions; `batch_size`; `learning_rate`; those of
-`peer.batches`.
+`widths` of the dense layers; `channels` of the stages of convolutions, and `convolutions` in each; `batch_size`;
+`learning_rate`; those of `peer.batches`.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from peer import Budget, arguments, batches, write
 
 
 def network(settings, input_shape):
-    """The MLP of the others; stages of two convolutions and a pooling layer; or the convnet of this project.
+    """The MLP of the others; stages of convolutions and a pooling layer; or the convnet of this project.
 
     That one has stages of a downsampling without loss and one convolution. GroupSort2 is between all layers.
     """
@@ -24,7 +24,8 @@ def network(settings, input_shape):
         if settings["network"] == "downsampled":
             layers += [InvertibleDownSampling((2, 2)), SpectralConv2D(channels, 3), GroupSort2()]
         else:
-            layers += [SpectralConv2D(channels, 3), GroupSort2(), SpectralConv2D(channels, 3), GroupSort2()]
+            for _ in range(settings.get("convolutions", 2)):
+                layers += [SpectralConv2D(channels, 3), GroupSort2()]
             layers.append(ScaledL2NormPooling2D(2))
     layers.append(tf.keras.layers.Flatten())
     for width in settings.get("widths", (512, 512, 256, 128)):
@@ -47,5 +48,5 @@ if __name__ == "__main__":
     model.fit(dataset, epochs=10**6, verbose=0, callbacks=[budget])
     logits = model.vanilla_export().predict(data["x_test"], batch_size=500, verbose=0)
     first, second = -np.sort(-logits, axis=-1)[:, :2].T
-    # The whole output is 1-Lipschitz, so a difference of two of its entries is sqrt(2)-Lipschitz.
-    write(asked, logits, (first - second) / np.sqrt(2.0), budget.spent, budget.steps / len(dataset))
+    # The whole output is 1-Lipschitz, as deel-lip takes it, so a difference of two of its entries is sqrt(2)-Lipschitz.
+    write(asked, logits, (first - second) / np.sqrt(2.0), budget.clock, budget.steps / len(dataset))

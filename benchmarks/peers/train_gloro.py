@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from clock import Clock
 from gloro import GloroNet
 from gloro.layers import MinMax
 from gloro.training import losses
@@ -43,7 +44,7 @@ def compiled(settings, input_shape):
     return model
 
 
-class Clock(tf.keras.callbacks.Callback):
+class EpochTimes(tf.keras.callbacks.Callback):
     """Notes when epochs end; stops after two of them and half a minute, both counted from the end of the first."""
 
     def __init__(self):
@@ -58,10 +59,22 @@ class Clock(tf.keras.callbacks.Callback):
 
 def seconds_per_epoch(settings, data, dataset):
     """Median time of some epochs of a network that is thrown away, after one that compiles."""
-    clock = Clock()
-    callbacks = [UpdatePowerIterates(verbose=False), clock]
+    times = EpochTimes()
+    callbacks = [UpdatePowerIterates(verbose=False), times]
     compiled(settings, data["x_train"].shape[1:]).fit(dataset, epochs=1000, verbose=0, callbacks=callbacks)
-    return float(np.median(np.diff(clock.ended)))
+    return float(np.median(np.diff(times.ended)))
+
+
+class Ticking(tf.keras.callbacks.Callback):
+    """A clock that ticks after each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Called by `fit`."""
+        self.clock.tick()
 
 
 if __name__ == "__main__":
@@ -71,15 +84,15 @@ if __name__ == "__main__":
     epochs = max(2, round(asked.seconds / seconds_per_epoch(settings, data, dataset)))
     tf.keras.utils.set_random_seed(asked.seed)
     model = compiled(settings, data["x_train"].shape[1:])
+    ticking = Ticking()
     callbacks = [
+        ticking,
         EpsilonScheduler(settings.get("epsilon_schedule", "[0.01]-log-[50%:1.1]-[1.1]"), verbose=False),
         LrScheduler("decay_after_half_to_0.000001", verbose=False),
         UpdatePowerIterates(verbose=False),
     ]
-    start = time.perf_counter()
     model.fit(dataset, epochs=epochs, verbose=0, callbacks=callbacks)
-    seconds = time.perf_counter() - start
     model.freeze_lipschitz_constant()
     parts = [model.predict_with_certified_radius(part) for part in np.split(data["x_test"], len(data["x_test"]) // 500)]
     logits, radius = (np.concatenate(part) for part in zip(*parts, strict=True))
-    write(asked, logits, radius.reshape(-1), seconds, epochs)
+    write(asked, logits, radius.reshape(-1), ticking.clock, epochs)

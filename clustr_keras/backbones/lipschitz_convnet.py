@@ -14,11 +14,11 @@ _PRESETS = {
 }
 
 
-def lipschitz_convnet(input_shape, channels=None, dense=None, padding="same", name="lipschitz_convnet"):
+def lipschitz_convnet(input_shape, channels=None, dense=None, depth=1, padding="same", name="lipschitz_convnet"):
     """Stages of `SpaceToDepth`, `OrthogonalConv2D` and `MaxMin`, then dense layers onto the embedding.
 
-    Each stage halves the resolution without a loss and convolves once, with a kernel of size 3. For images of 28 x 28
-    or 32 x 32 two stages leave 7 x 7 or 8 x 8 pixels.
+    Each stage halves the resolution without a loss, then convolves with kernels of size 3. For images of 28 x 28 or 32
+    x 32 two stages leave 7 x 7 or 8 x 8 pixels.
 
     Args:
         input_shape: Shape of one image, `(H, W, C)`, with H and W divisible by `2^len(channels)`.
@@ -26,6 +26,7 @@ def lipschitz_convnet(input_shape, channels=None, dense=None, padding="same", na
             x 28 and 32, 64 from 32 x 32.
         dense: Output sizes of the dense layers at the end; the last is the dimension of the embedding, all others are
             even. By default 128, 64 for images of 8 x 8 pixels or more, and 256, 128 from 28 x 28.
+        depth: Positive integer, number of convolutions in each stage.
         padding: Of the convolutions, `"same"` or `"circular"`, see `OrthogonalConv2D`.
         name: Name of the model.
 
@@ -34,8 +35,8 @@ def lipschitz_convnet(input_shape, channels=None, dense=None, padding="same", na
         in exact arithmetic.
 
     Raises:
-        ValueError: If `channels` is empty or holds an odd number, `dense` is empty or holds one before its last, or H
-            or W cannot be halved that often.
+        ValueError: If `channels` is empty or holds an odd number, `dense` is empty or holds one before its last,
+            `depth` < 1, or H or W cannot be halved that often.
 
     Example:
 
@@ -48,13 +49,16 @@ def lipschitz_convnet(input_shape, channels=None, dense=None, padding="same", na
     dense = sizes["dense"] if dense is None else dense
     if not channels or any(count % 2 for count in channels):
         raise ValueError(f"channels must hold at least one number, and even ones only; got {tuple(channels)}.")
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1; got {depth}.")
     check_dense("dense", dense)
     check_halved(input_shape, len(channels))
     images = keras.Input(input_shape, name="images")
     x = images
     for stage, count in enumerate(channels):
         x = SpaceToDepth(2, name=f"stage{stage}_space_to_depth")(x)
-        x = OrthogonalConv2D(count, padding=padding, name=f"stage{stage}_orthogonal_conv")(x)
-        x = MaxMin(name=f"stage{stage}_max_min")(x)
+        for index in range(depth):
+            x = OrthogonalConv2D(count, padding=padding, name=f"stage{stage}_orthogonal_conv{index}")(x)
+            x = MaxMin(name=f"stage{stage}_max_min{index}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     return keras.Model(images, dense_layers(x, dense), name=name)

@@ -33,12 +33,7 @@ def blocked(model):
 
 
 def _is_dense_with_long_sums(layer):
-    return (
-        type(layer) is keras.layers.Dense
-        and len(layer.get_build_config()["input_shape"]) == 2
-        and layer.kernel.shape[0] > SHORT_SUM
-        and _is_plain(layer)
-    )
+    return type(layer) is keras.layers.Dense and layer.kernel.shape[0] > SHORT_SUM and _is_plain(layer)
 
 
 def _is_convolution(layer):
@@ -46,9 +41,7 @@ def _is_convolution(layer):
         return True
     if type(layer) is not keras.layers.Conv2D or layer.data_format != "channels_last" or layer.groups != 1:
         return False
-    # What a stride pads depends on the size of the images.
-    is_size_known = None not in layer.get_build_config()["input_shape"][1:]
-    return _is_plain(layer) and (layer.strides == (1, 1) or is_size_known)
+    return _is_plain(layer)
 
 
 def _is_plain(layer):

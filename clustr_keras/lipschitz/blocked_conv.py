@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from clustr_keras.lipschitz.blocked_dense import block_length
+from clustr_keras.lipschitz.blocked_dense import block_length, check_activation
 from clustr_keras.lipschitz.bounds import register
 from clustr_keras.lipschitz.circular_conv import CircularConv2D, wrapped
 from clustr_keras.lipschitz.convolutions import plain_convolution_bound
@@ -13,7 +13,6 @@ from clustr_keras.lipschitz.registry import LayerBound, built_weight
 from clustr_keras.lipschitz.spectral import gamma, spectral_norm_bound
 
 
-@keras.saving.register_keras_serializable(package="clustr_keras")
 class BlockedConv2D(keras.layers.Layer):
     """Convolution that is computed as a sum of products of matrices, one for each block of its kernel.
 
@@ -21,7 +20,7 @@ class BlockedConv2D(keras.layers.Layer):
     products does, and by which is not told. Here the entries under each pixel's window are moved into the rows of a
     matrix, a block of them at a time, and multiplied with that block of the kernel: a sum of `m` blocks of length `k`,
     like that of `BlockedDense` and with the same bound of its rounding. The result is that of the convolution up to
-    rounding.
+    rounding. For inference only: it is made from a convolution, and not saved.
 
     Args:
         convolution: A built `keras.layers.Conv2D` with channels last, one group and a linear or ReLU activation, or a
@@ -33,6 +32,9 @@ class BlockedConv2D(keras.layers.Layer):
     Output shape:
         As that of the convolution.
 
+    Raises:
+        ValueError: If the convolution is of another kind.
+
     Example:
 
     >>> BlockedConv2D(convolution)(x)
@@ -40,11 +42,18 @@ class BlockedConv2D(keras.layers.Layer):
 
     def __init__(self, convolution, **kwargs):
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, **kwargs)
-        self.is_circular = isinstance(convolution, CircularConv2D)
-        self.padding = "circular" if self.is_circular else convolution.padding
-        self.strides = (1, 1) if self.is_circular else convolution.strides
-        self.dilation = (1, 1) if self.is_circular else convolution.dilation_rate
-        self.activation = keras.activations.linear if self.is_circular else convolution.activation
+        if isinstance(convolution, CircularConv2D):
+            self.padding, self.strides, self.dilation = "circular", (1, 1), (1, 1)
+            self.activation = keras.activations.linear
+        else:
+            check_activation(convolution)
+            if convolution.groups != 1 or convolution.data_format != "channels_last":
+                raise ValueError(
+                    f"{convolution.name!r} must have one group and channels last; got {convolution.groups} groups and "
+                    f"{convolution.data_format}."
+                )
+            self.padding, self.strides = convolution.padding, convolution.strides
+            self.dilation, self.activation = convolution.dilation_rate, convolution.activation
         self.kernel = self._copied("kernel", convolution.kernel)
         self.bias = None if convolution.bias is None else self._copied("bias", convolution.bias)
         self.blocks = _blocks(self.kernel.shape)
@@ -89,9 +98,11 @@ class BlockedConv2D(keras.layers.Layer):
         if self.padding == "valid":
             return inputs
         margins = [(0, 0)]
-        for size, reach, stride in zip(inputs.shape[1:3], self._reaches(), self.strides, strict=True):
+        for size, reach, stride in zip(ops.shape(inputs)[1:3], self._reaches(), self.strides, strict=True):
             if stride > 1:
-                reach = max(0, (size - 1) // stride * stride + reach + 1 - size)
+                reach = (size - 1) // stride * stride + reach + 1 - size
+                # A size that is not known yet is a tensor.
+                reach = max(0, reach) if isinstance(reach, int) else ops.maximum(0, reach)
             margins.append((reach // 2, reach - reach // 2))
         if self.padding == "circular":
             return wrapped(wrapped(inputs, *margins[1], axis=1), *margins[2], axis=2)

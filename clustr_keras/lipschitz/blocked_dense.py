@@ -6,31 +6,32 @@ import keras
 from keras import ops
 
 from clustr_keras.lipschitz.bounds import register
-from clustr_keras.lipschitz.dense import dense_bound, with_activation
+from clustr_keras.lipschitz.dense import dense_bound, positions, with_activation
 from clustr_keras.lipschitz.registry import built_weight
 
 # Blocks are a multiple of this: shorter ones would cost more time than they gain.
 SHORT_SUM = 32
 
 
-@keras.saving.register_keras_serializable(package="clustr_keras")
 class BlockedDense(keras.layers.Layer):
     """Dense layer that sums in two stages: within blocks of the input, then over the blocks.
 
     The error of a float32 inner product of length n, in whatever order it is summed, is proved to be at most about
     `n u sum |w_i x_i|`, with `u` = 2^-24. Summing `m` blocks of length `k` has `k + m` in place of `n = k m`: for
     n = 784 that is 57, and the proof of a whole network gets sharper by a factor of 10 or so. The result is that of
-    `keras.layers.Dense` up to rounding.
+    `keras.layers.Dense` up to rounding. For inference only: it is made from a dense layer, and not saved.
 
     Args:
-        dense: A built `keras.layers.Dense` with a kernel `[n, units]` and a linear or ReLU activation; its weights are
-            copied.
+        dense: A built `keras.layers.Dense` with a linear or ReLU activation; its weights are copied.
 
     Input shape:
-        `[B, n]`.
+        `[B, ..., n]`.
 
     Output shape:
-        `[B, units]`.
+        `[B, ..., units]`.
+
+    Raises:
+        ValueError: If the activation is another one.
 
     Example:
 
@@ -42,6 +43,7 @@ class BlockedDense(keras.layers.Layer):
 
     def __init__(self, dense, **kwargs):
         super().__init__(name=dense.name, dtype=dense.dtype_policy, **kwargs)
+        check_activation(dense)
         length, self.units = dense.kernel.shape
         self.block = block_length(length)
         self.cuts = list(range(self.block, length, self.block))
@@ -63,8 +65,18 @@ class BlockedDense(keras.layers.Layer):
         return self.activation(outputs)
 
     def compute_output_shape(self, input_shape):
-        """Returns `[B, units]`."""
-        return (input_shape[0], self.units)
+        """Returns `[B, ..., units]`."""
+        return (*input_shape[:-1], self.units)
+
+
+def check_activation(layer):
+    """Refuses a layer whose activation rounds.
+
+    Raises:
+        ValueError: If it is neither linear nor ReLU.
+    """
+    if layer.activation not in (keras.activations.linear, keras.activations.relu):
+        raise ValueError(f"{layer.name!r} must have a linear or ReLU activation; got {layer.activation}.")
 
 
 def block_length(length):
@@ -78,4 +90,5 @@ def _of_blocked_dense(call):
     kernel, bias = built_weight(layer, "kernel"), built_weight(layer, "bias")
     # Products and sums within a block, sums over the blocks, and the bias.
     roundings = layer.block + len(layer.cuts) + 2
-    return with_activation(dense_bound(kernel, bias, 1, "Gram iteration on the stored kernel", roundings), call)
+    how = "Gram iteration on the stored kernel"
+    return with_activation(dense_bound(kernel, bias, positions(call.output_shape), how, roundings), call)

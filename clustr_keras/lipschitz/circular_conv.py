@@ -79,7 +79,7 @@ def check_size(shape, kernel_size):
     if any(size is not None and size < kernel_size - 1 for size in shape[1:3]):
         raise ValueError(
             f"a kernel of size {kernel_size} needs images of at least {kernel_size - 1} pixels along each side to wrap "
-            f'around; got shape {tuple(shape)}. Use a smaller kernel, or padding="same".'
+            f"around; got shape {tuple(shape)}. Use a smaller kernel, or a convolution that does not wrap around."
         )
 
 

@@ -2,12 +2,14 @@
 
 import keras
 
+from clustr_keras.lipschitz.registry import is_registered
+
 
 def condense(model):
     """A copy of a model for inference, with the kernels of parametrized layers stored as plain weights.
 
     `OrthogonalDense` becomes `keras.layers.Dense`, `OrthogonalConv2D` becomes `keras.layers.Conv2D` or, where images
-    wrap around, `CircularConv2D`. Every other layer with a `condensed()` method becomes what that gives:
+    wrap around, `CircularConv2D`. Every other layer with a bound and a `condensed()` method becomes what that gives:
     residual layers and `HouseholderActivation`, for which Keras has no layer of the same bound, keep their form with
     the weights that they compute stored. The outputs agree to float32 rounding, and a certificate of the copy is
     one for fixed float32 kernels: nothing is computed from other weights on the way.
@@ -24,7 +26,8 @@ def condense(model):
     """
 
     def copy(layer):
-        return layer.condensed() if hasattr(layer, "condensed") else copy_layer(layer)
+        # A subclass may compute something else than what its parent condenses to.
+        return layer.condensed() if is_registered(layer) and hasattr(layer, "condensed") else copy_layer(layer)
 
     return keras.models.clone_model(model, clone_function=copy, recursive=True)
 

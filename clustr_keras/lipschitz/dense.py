@@ -14,9 +14,9 @@ from clustr_keras.lipschitz.registry import (
     FLOAT32_UNDERFLOW,
     LayerBound,
     Rounding,
-    as_array,
     built_weight,
     register,
+    used_weight,
 )
 from clustr_keras.lipschitz.shapes import constant_operand
 from clustr_keras.lipschitz.signals import product_upward, up
@@ -36,30 +36,30 @@ def with_activation(of_kernel, call):
     )
 
 
-def dense_bound(kernel, bias, positions, how, roundings=None):
-    """Bound of `x -> x @ kernel + bias` at some positions, and of its rounding (none with `positions=None`).
+def dense_bound(kernel, bias, count, how, roundings=None):
+    """Bound of `x -> x @ kernel + bias` at a count of positions, and of its rounding (none with `count=None`).
 
     A term of the sum goes through at most `roundings` roundings: n + 1 in whatever order n products and a bias are
     summed.
     """
     rounding = None
-    if positions is not None:
+    if count is not None:
         sizes = spectral_norm_bound(np.abs(kernel))
-        rounding = product_rounding(sizes, kernel.shape, bias, positions, roundings or kernel.shape[0] + 1)
+        rounding = product_rounding(sizes, kernel.shape, bias, count, roundings or kernel.shape[0] + 1)
     return LayerBound(spectral_norm_bound(kernel), how, rounding)
 
 
-def product_rounding(sizes, shape, bias, positions, roundings, overlap=1):
+def product_rounding(sizes, shape, bias, count, roundings, overlap=1):
     """Rounding of a map that computes, at each of some positions, a product of a part of x with a matrix W, plus b.
 
     At each position it is at most `gamma_r (|W|^T |x| + |b|)`, entry by entry, where a term of the sum goes through at
-    most r roundings. The bias acts at every position: together they make `sqrt(positions)` of its norm.
+    most r roundings. The bias acts at every position: together they make `sqrt(count)` of its norm.
 
     Args:
         sizes: Bound of the norm of the whole map with |W| in place of W.
         shape: Rows and columns of W.
         bias: Vector b, or `None`.
-        positions: Integer.
+        count: Integer, the number of positions.
         roundings: Integer r.
         overlap: Integer, to how many positions an entry of x belongs at most.
 
@@ -67,17 +67,17 @@ def product_rounding(sizes, shape, bias, positions, roundings, overlap=1):
         A `Rounding`.
     """
     rows, columns = shape
-    bias_norm = 0.0 if bias is None else up(float(np.linalg.norm(bias)) * math.sqrt(positions))
+    bias_norm = 0.0 if bias is None else up(float(np.linalg.norm(bias)) * math.sqrt(count))
     error = gamma(roundings, FLOAT32_ROUNDOFF)
     # Flushed to zero may be: weights (first term), products, sums and results.
     of_weights = FLOAT32_UNDERFLOW * math.sqrt(rows * columns * overlap)
-    of_results = 2.0 * FLOAT32_UNDERFLOW * (rows + roundings) * math.sqrt(columns * positions)
+    of_results = 2.0 * FLOAT32_UNDERFLOW * (rows + roundings) * math.sqrt(columns * count)
     return Rounding(
         relative=up(error * sizes + of_weights), absolute=up(error * bias_norm + of_results), offset=bias_norm
     )
 
 
-def _positions(output_shape):
+def positions(output_shape):
     """How often a dense layer acts within one example, `None` if that is not known."""
     if output_shape is None or None in output_shape[1:]:
         return None
@@ -86,7 +86,7 @@ def _positions(output_shape):
 
 @register(OrthogonalDense, one_lipschitz=True)
 def _of_orthogonal_dense(call):
-    kernel = as_array(call.operation.kernel, "float64")
+    kernel = used_weight(call.operation, "kernel")
     # Without rounding: the kernel is computed afresh in each call; condense the model to have it stored.
     return dense_bound(kernel, None, None, "Gram iteration on the float32 kernel in use")
 
@@ -95,7 +95,7 @@ def _of_orthogonal_dense(call):
 def _of_dense(call):
     kernel, bias = built_weight(call.operation, "kernel"), built_weight(call.operation, "bias")
     return with_activation(
-        dense_bound(kernel, bias, _positions(call.output_shape), "Gram iteration on the stored kernel"), call
+        dense_bound(kernel, bias, positions(call.output_shape), "Gram iteration on the stored kernel"), call
     )
 
 

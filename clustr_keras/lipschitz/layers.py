@@ -9,9 +9,11 @@ PACKAGE = "clustr_keras"
 # below the second.
 _STORED_DEFECT = 1e-2
 _KERNEL_DEFECT = 1e-4
-_MAX_STEPS = 40
-# Beyond it the entries are made smaller first.
+# Each multiplies a small singular value by 1.5: enough from the smallest that float32 tells from 0 beside the largest.
+_MAX_STEPS = 60
+# Beyond this defect, or below this mean square of the singular values, a matrix is first divided by its largest entry.
 _LARGE_DEFECT = 1e6
+_SMALL_SQUARE = 1e-2
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -44,9 +46,9 @@ class OrthogonalDense(keras.layers.Layer):
     kept W close, and more until `||W^T W - I||_F <= 1e-4` otherwise. A step maps a singular value `s` to
     `s (3 - s^2) / 2`, whose size is at most 1 for `s <= 2`, and W is first divided by `sqrt(1 + ||W^T W - I||_F)`,
     which is at least its spectral norm, where that exceeds 1.5. So the layer is 1-Lipschitz in exact arithmetic, and
-    orthogonal to 1e-4, for every value of the stored weights, whether they come from a step of the optimizer, a file or
-    `set_weights`; only what has rank too low cannot become orthogonal. What a float32 kernel exceeds 1 by is measured
-    by `lipschitz.bound`.
+    orthogonal to 1e-4, whether the stored weights come from a step of the optimizer, a file or `set_weights`; only what
+    has too low a rank, as far as float32 can tell, cannot become orthogonal. What a float32 kernel exceeds 1 by is
+    measured by `lipschitz.bound`.
 
     The gradient in W is that in the kernel K, projected onto the tangent space of the semi-orthogonal matrices,
     `D - K sym(K^T D)`: the derivative of the step at an orthogonal W, at half of its cost.
@@ -196,8 +198,9 @@ def _retracted(w, tolerance):
     """`w` after one Newton-Schulz step, or as many as bring `||W^T W - I||_F` below a tolerance for sure."""
     gram = _gram(w)
     defect = _defect(gram)
-    # Squares of larger entries may leave float32's range; what is no number is not below anything either.
-    w, gram, defect = ops.cond(defect < _LARGE_DEFECT, lambda: (w, gram, defect), lambda: _with_smaller_entries(w))
+    # Squares of other entries may leave float32's range; what is no number is not below or above anything either.
+    is_usual = ops.logical_and(defect < _LARGE_DEFECT, ops.mean(ops.diagonal(gram)) > _SMALL_SQUARE)
+    w, gram, defect = ops.cond(is_usual, lambda: (w, gram, defect), lambda: _with_entries_up_to_one(w))
     # Divided by this bound of the spectral norm where it exceeds 1.5, singular values are at most 1.5.
     bound = ops.sqrt(1.0 + defect)
     scale = ops.where(bound > 1.5, 1.0 / bound, 1.0)
@@ -239,8 +242,9 @@ def _defect_after(gram):
     return 0.75 * defect**2 + 0.25 * defect**3
 
 
-def _with_smaller_entries(w):
+def _with_entries_up_to_one(w):
     """`w` over its largest entry, its Gram matrix and its defect."""
-    w = w / ops.max(ops.abs(w))
+    largest = ops.max(ops.abs(w))
+    w = w / ops.where(largest > 0.0, largest, 1.0)
     gram = _gram(w)
     return w, gram, _defect(gram)

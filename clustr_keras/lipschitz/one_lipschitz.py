@@ -8,7 +8,7 @@ from clustr_keras.lipschitz.group_sort import GroupSort
 from clustr_keras.lipschitz.householder import HouseholderActivation, PairReflection
 from clustr_keras.lipschitz.l2_norm_pooling import L2NormPooling
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
-from clustr_keras.lipschitz.registry import LayerBound, Rounding, as_array, register
+from clustr_keras.lipschitz.registry import LayerBound, Rounding, register, used_weight
 from clustr_keras.lipschitz.residual import CondensedResidual, LipschitzResidual
 from clustr_keras.lipschitz.residual_conv import CondensedResidualConv2D, LipschitzResidualConv2D
 from clustr_keras.lipschitz.signals import up
@@ -37,7 +37,7 @@ def _of_l2_norm_pooling(_):
 @register(PairReflection)
 def _of_reflection(call):
     """The identity on one side of a line, `I - 2 v v^T` on the other, and continuous: see `HouseholderActivation`."""
-    directions = as_array(call.operation.directions, "float64")
+    directions = used_weight(call.operation, "directions")
     squares = (directions**2).sum(axis=0)
     # The squares and their sum are off by 2 roundings, which the factor 2 doubles.
     norm = max(1.0, float(abs(1.0 - 2.0 * squares).max()) + 8.0 * 2.0**-53 * float(squares.max()))
@@ -47,19 +47,19 @@ def _of_reflection(call):
 @register(OrthogonalConv2D, one_lipschitz=True)
 @register(CircularConv2D)
 def _of_orthogonal_convolution(call):
-    return LayerBound(*plain_convolution_bound(as_array(call.operation.kernel, "float64")))
+    return LayerBound(*plain_convolution_bound(used_weight(call.operation, "kernel")))
 
 
 @register(LipschitzResidual, one_lipschitz=True)
 @register(CondensedResidual)
 def _of_residual(call):
-    return _of_residual_of_norm(spectral_norm_bound(as_array(call.operation.kernel, "float64")))
+    return _of_residual_of_norm(spectral_norm_bound(used_weight(call.operation, "kernel")))
 
 
 @register(LipschitzResidualConv2D, one_lipschitz=True)
 @register(CondensedResidualConv2D)
 def _of_convolutional_residual(call):
-    return _of_residual_of_norm(plain_convolution_bound(as_array(call.operation.kernel, "float64"))[0])
+    return _of_residual_of_norm(plain_convolution_bound(used_weight(call.operation, "kernel"))[0])
 
 
 def _of_residual_of_norm(norm):

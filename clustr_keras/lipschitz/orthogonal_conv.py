@@ -89,20 +89,24 @@ class OrthogonalConv2D(keras.layers.Layer):
             check_size(input_shape, self.kernel_size)
         self.channels = input_shape[-1]
         narrow, wide = sorted((self.channels, self.filters))
-        self.mixing = self._orthogonal(narrow, wide, "mixing")
+        self.mixing = self._orthogonal(narrow, wide, "mixing", 0)
         # The ranks fix how far the layer shifts on average, here not at all; halves leave the most freedom besides.
         rank = max(1, wide // 2)
-        self.ranges = [self._orthogonal(wide, rank, f"range_{i}") for i in range(2 * (self.kernel_size - 1))]
+        count = 2 * (self.kernel_size - 1)
+        self.ranges = [self._orthogonal(wide, rank, f"range_{i}", i + 1) for i in range(count)]
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer=self.bias_initializer)
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: self.channels})
 
-    def _orthogonal(self, rows, columns, name):
+    def _orthogonal(self, rows, columns, name, number):
         initializer = self.kernel_initializer
         if isinstance(initializer, keras.initializers.Initializer):
-            # One instance would give all of them the same values.
-            initializer = initializer.clone()
+            # One instance would give all of them the same values, and so would one seed.
+            config = initializer.get_config()
+            if isinstance(config.get("seed"), int):
+                config["seed"] += number
+            initializer = type(initializer).from_config(config)
         layer = OrthogonalDense(
             columns, use_bias=False, kernel_initializer=initializer, name=name, dtype=self.dtype_policy
         )

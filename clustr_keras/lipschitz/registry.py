@@ -153,12 +153,22 @@ def built_weight(layer, name):
     Raises:
         UnknownBoundError: If the layer is not built, or its kernel is not what is stored.
     """
-    described = f"{type(layer).__name__} {layer.name!r}"
     if getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False):
+        described = f"{type(layer).__name__} {layer.name!r}"
         raise UnknownBoundError(f"{described} is quantized or has LoRA weights; merge them first.")
+    return used_weight(layer, name)
+
+
+def used_weight(layer, name):
+    """A weight of a layer, or what it computes from its weights, as a float64 array; `None` where it is `None`.
+
+    Raises:
+        UnknownBoundError: If the layer is not built.
+    """
     if not layer.built:
         raise UnknownBoundError(
-            f"{described} is not built: it has no weights that a bound could hold for. Call it once, or its build()."
+            f"{type(layer).__name__} {layer.name!r} is not built: it has no weights that a bound could hold for. Call "
+            "it once, or its build()."
         )
     weight = getattr(layer, name)
     return None if weight is None else as_array(weight, "float64")

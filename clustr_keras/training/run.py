@@ -52,8 +52,11 @@ def run_training(
         ValueError: If there is no such recipe, or it does not go with another argument.
     """
     if name == "certified":
-        if start is not None or checkpoint is not None:
-            raise ValueError("the recipe certified trains in one go; --from and --checkpoint are for the others.")
+        if start is not None or checkpoint is not None or fast:
+            raise ValueError(
+                "the recipe certified trains in one go, at one scale; --from, --checkpoint and --fast are for the "
+                "others."
+            )
         model = _train_certified(dataset, epochs, margin, seed, _logs(csv_log, tensorboard))
     else:
         recipe = paper_recipe(name, dataset.name, eps, seed)
@@ -113,8 +116,12 @@ def _part_of(path, part):
 
 def certified_accuracies(certificate, labels):
     """One line: clean accuracy, and certified accuracy at two radii."""
+    kind = "certified accuracy"
+    if certificate.certified_radius is None:
+        kind = "accuracy at radii in real arithmetic, which are not certified:"
+        certificate = dataclasses.replace(certificate, certified_radius=certificate.radius)
     shown = [f"{certificate.accuracy_at(radius, labels):.1%} at {radius:g}" for radius in _RADII]
-    return f"clean accuracy {certificate.accuracy_at(0.0, labels):.1%}, certified accuracy {' and '.join(shown)}"
+    return f"clean accuracy {certificate.accuracy_at(0.0, labels):.1%}, {kind} {' and '.join(shown)}"
 
 
 def _accuracies(model, test, with_certificate):

@@ -28,13 +28,13 @@ def test_sizes_of_common_images(shape, last_stage, channels, dim):
     backbone = lipschitz_convnet(shape)
     assert backbone.output_shape == (None, dim)
     size = shape[0] // 2 ** (last_stage + 1)
-    assert backbone.get_layer(f"stage{last_stage}_max_min").output.shape == (None, size, size, channels)
+    assert backbone.get_layer(f"stage{last_stage}_max_min0").output.shape == (None, size, size, channels)
 
 
 @pytest.mark.parametrize("padding", ["same", "circular"])
 def test_the_padding_is_that_of_its_convolutions(padding):
-    backbone = lipschitz_convnet((8, 8, 1), (4,), (5,), padding)
-    assert backbone.get_layer("stage0_orthogonal_conv").padding == padding
+    backbone = lipschitz_convnet((8, 8, 1), (4,), (5,), padding=padding)
+    assert backbone.get_layer("stage0_orthogonal_conv0").padding == padding
 
 
 def test_condensed_it_is_the_same_network_of_plain_layers():
@@ -49,6 +49,14 @@ def test_condensed_it_is_the_same_network_of_plain_layers():
 def test_channels_must_pair_up(channels):
     with pytest.raises(ValueError, match="even ones only"):
         lipschitz_convnet((8, 8, 1), channels)
+
+
+def test_depth_repeats_the_convolutions_of_a_stage():
+    backbone = lipschitz_convnet((8, 8, 1), (4, 8), (5,), depth=3)
+    channels = [layer.filters for layer in backbone.layers if "orthogonal_conv" in layer.name]
+    assert channels == [4, 4, 4, 8, 8, 8]
+    with pytest.raises(ValueError, match="depth must be at least 1; got 0"):
+        lipschitz_convnet((8, 8, 1), depth=0)
 
 
 @pytest.mark.parametrize("dense", [(), (7, 5)])

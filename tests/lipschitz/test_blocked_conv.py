@@ -68,6 +68,28 @@ def test_float32_evaluation_stays_within_its_bound(channels):
     assert_allclose(ours.value, lipschitz.bound(layer).value, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "positions"),
+    [
+        ({"kernel_size": 3, "padding": "same"}, 9 * 8),
+        ({"kernel_size": 3, "strides": 2}, 4 * 3),
+        ({"kernel_size": (2, 3), "dilation_rate": 2, "activation": "relu"}, 7 * 4),
+    ],
+)
+def test_the_bound_counts_roundings_positions_and_sizes(arguments, positions):
+    layer = initialized(keras.layers.Conv2D(5, **arguments), (9, 8, 40))
+    short = BlockedConv2D(layer)
+    ours = lipschitz.bound(short, input_shape=(9, 8, 40))
+    length = np.prod(layer.kernel.shape[:3])
+    block = 32 if length <= 2304 else 64
+    roundings = block + -(-length // block) + 1
+    gamma = roundings * 2.0**-24 / (1 - roundings * 2.0**-24)
+    sizes = np.linalg.norm(np.abs(np.asarray(layer.kernel, "float64")).sum(axis=(0, 1)), ord=2)
+    assert_allclose(ours.rounding_slope, gamma * sizes, rtol=1e-6)
+    bias = np.linalg.norm(np.asarray(layer.bias, "float64")) * np.sqrt(positions)
+    assert_allclose(ours.rounding_intercept, gamma * bias, rtol=1e-6)
+
+
 def test_the_sizes_of_the_weights_stretch_a_flat_image_most():
     """The bound's norm of `sum_a |K_a|` is reached by an image without variation, away from the edges."""
     layer = initialized(keras.layers.Conv2D(4, 3, use_bias=False), (40, 40, 3))

@@ -25,7 +25,7 @@ def test_outputs_are_those_of_the_dense_layer(rows, arguments):
 def test_float32_evaluation_stays_within_a_bound_that_is_several_times_sharper(rows):
     layer = dense(rows, 64)
     short = BlockedDense(layer)
-    ours, plain = lipschitz.bound(short), lipschitz.bound(layer)
+    ours, plain = lipschitz.bound(short, input_shape=(rows,)), lipschitz.bound(layer)
     assert_allclose(ours.value, plain.value, rtol=1e-6)
     assert ours.rounding_slope < 3 * rows**-0.5 * plain.rounding_slope
     # Terms of one size and alternating signs round as much as any.

@@ -52,3 +52,17 @@ def test_the_copy_keeps_its_weights_when_the_original_trains_on():
         variable.assign(variable + 0.3)
     assert_allclose(plain(x), before)
     assert not np.allclose(model(x), before, atol=1e-3)
+
+
+def test_a_subclass_is_not_taken_for_its_parent():
+    class Twice(lipschitz.OrthogonalDense):
+        def call(self, inputs):
+            return 2.0 * super().call(inputs)
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Twice(4)(inputs))
+    condensed = lipschitz.condense(model)
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    assert_allclose(condensed(x), model(x), atol=1e-6)
+    with pytest.raises(lipschitz.UnknownBoundError, match="Twice"):
+        lipschitz.bound(condensed)

@@ -36,7 +36,7 @@ def test_no_value_of_the_weights_makes_the_norm_exceed_one(seed, magnitude, shap
     assert singular_values(layer.kernel)[0] <= 1.0 + 1e-6
 
 
-@pytest.mark.parametrize("magnitude", [1e-40, 1e9, 1e20, 1e38])
+@pytest.mark.parametrize("magnitude", [1e-37, 1e-20, 1e-9, 1e-7, 1e-3, 1e9, 1e20, 1e38])
 def test_huge_and_tiny_weights_neither_overflow_nor_die(magnitude):
     layer = built((8, 8))
     values = magnitude * np.random.default_rng(0).uniform(0.5, 1.0, size=(8, 8))
@@ -44,8 +44,22 @@ def test_huge_and_tiny_weights_neither_overflow_nor_die(magnitude):
     kernel = np.asarray(layer.kernel)
     assert np.isfinite(kernel).all()
     assert singular_values(kernel)[0] <= 1.0 + 1e-6
-    if magnitude > 1:
-        assert singular_values(kernel)[-1] >= 0.99
+    assert singular_values(kernel)[-1] >= 0.99
+
+
+@pytest.mark.parametrize("smallest", [1e-2, 1e-4, 1e-6])
+def test_weights_far_from_orthogonal_make_an_orthogonal_kernel(smallest):
+    layer = built((16, 16))
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
+    layer.set_weights([q * np.geomspace(1.0, smallest, 16), np.zeros(16)])
+    assert singular_values(layer.kernel)[0] <= 1.0 + 1e-6
+    assert singular_values(layer.kernel)[-1] >= 0.99
+
+
+def test_weights_that_are_all_zero_make_a_kernel_of_zeros():
+    layer = built((4, 4))
+    layer.set_weights([np.zeros((4, 4)), np.zeros(4)])
+    assert not np.asarray(layer.kernel).any()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3, 1.49, 1.51, 1.99, 2.5, 50.0])

@@ -94,3 +94,17 @@ def test_it_trains_in_a_compiled_graph(name):
     model.compile(keras.optimizers.Adam(0.01), "mse")
     losses = model.fit(images(32), images(32)[:, 0, 0, 0], epochs=8, batch_size=16, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: lipschitz.OrthogonalConv2D(4),
+        lambda: lipschitz.OrthogonalDense(4),
+        lambda: lipschitz.LipschitzResidual(4),
+        lambda: lipschitz.HouseholderActivation(),
+    ],
+)
+def test_a_layer_without_weights_yet_has_no_bound(layer):
+    with pytest.raises(lipschitz.UnknownBoundError, match="not built"):
+        lipschitz.bound(layer(), input_shape=(8, 8, 4))

@@ -139,3 +139,10 @@ def test_sizes_must_be_positive_integers(arguments):
 def test_only_images_are_taken():
     with pytest.raises(ValueError, match="needs images"):
         OrthogonalConv2D(4)(np.zeros((2, 8, 3)))
+
+
+def test_one_seed_does_not_make_all_factors_alike():
+    layer = OrthogonalConv2D(4, kernel_initializer=keras.initializers.Orthogonal(seed=3))
+    layer.build((None, 8, 8, 4))
+    first, *others = [np.asarray(factor.raw_kernel) for factor in layer.ranges]
+    assert all(np.abs(first - other).max() > 0.1 for other in others)
