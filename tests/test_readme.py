@@ -8,7 +8,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTAL
 
 
 def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     monkeypatch.chdir(tmp_path)
     names = {}
     for block in BLOCKS:
