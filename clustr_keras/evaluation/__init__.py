@@ -3,6 +3,7 @@
 from clustr_keras.evaluation.audit import AuditResult, Violation, audit, default_attacks
 from clustr_keras.evaluation.diagnostics import Diagnostic, Diagnostics
 from clustr_keras.evaluation.evaluate import BrokenCertificate, Evaluation, evaluate
+from clustr_keras.evaluation.evaluation_report import write_evaluation
 from clustr_keras.evaluation.reach import ReachResult, reach
 from clustr_keras.evaluation.report import Report, RobustAccuracy, certified_accuracy_curve, write_report
 from clustr_keras.evaluation.suite import ATTACKS, DEFAULT_ATTACKS, attack_suite
@@ -33,5 +34,6 @@ __all__ = [
     "evaluate",
     "reach",
     "train_surrogate",
+    "write_evaluation",
     "write_report",
 ]

@@ -8,6 +8,7 @@ import rich.table
 
 from clustr_keras.data import as_floats
 from clustr_keras.evaluation.evaluate import evaluate
+from clustr_keras.evaluation.evaluation_report import write_evaluation
 from clustr_keras.evaluation.suite import attack_suite
 from clustr_keras.evaluation.surrogate import train_surrogate
 from clustr_keras.evaluation.target import as_target
@@ -26,8 +27,8 @@ def run_evaluation(model, dataset, threat_models, attacks, output, examples=None
         dataset: `ImageDataset`: test images to attack, and training images for the surrogate to learn from.
         threat_models: `ThreatModel`s.
         attacks: Names of attacks.
-        output: Folder for `results.json` and `broken-certificate-<index>.npz`; and for `stages/`, from which an
-            interrupted evaluation goes on.
+        output: Folder for `results.json`, `report.html` and `broken-certificate-<index>.npz`; and for `stages/`, from
+            which an interrupted evaluation goes on.
         examples: Integer, size of a random sample of the test images; all by default.
         scores: Of a `ClustrClassifier`, see `as_target`.
         subset, seed: Integers, see `evaluate`.
@@ -70,6 +71,8 @@ def run_evaluation(model, dataset, threat_models, attacks, output, examples=None
     for table in _tables(evaluation):
         console.print(table)
     _write(evaluation, rows, output)
+    write_evaluation(evaluation, output / "report.html", {"data set": dataset.name})
+    say(f"Wrote {output / 'results.json'} and report.html. Open the report in a browser.")
     return evaluation
 
 
@@ -115,4 +118,3 @@ def _write(evaluation, rows, output):
     temporary = output / ".results.json.tmp"
     temporary.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
     os.replace(temporary, output / "results.json")
-    say(f"Wrote {output / 'results.json'}.")

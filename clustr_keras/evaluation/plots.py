@@ -49,7 +49,7 @@ def certified_accuracy_plot(radii, shares, attacks, marked):
         An `<svg>` element.
     """
     label = "Certified accuracy against radius, with the robust accuracies under the l_2 attacks"
-    with _figure("curve", 270, label) as (figure, svg):
+    with drawing("curve", 270, label) as (figure, svg):
         axes = figure.subplots()
         end = 1.04 * max([radii[-1], *(eps for eps, _, _ in attacks), *(radius for radius, _ in marked)])
         # The share at r counts radii >= r, so each value holds up to and including its radius: a "pre" step.
@@ -90,7 +90,7 @@ def radius_histogram(certified_radius, is_right):
     Returns:
         An `<svg>` element.
     """
-    with _figure("radii", 230, "Histogram of the certified radii of right and wrong predictions") as (figure, svg):
+    with drawing("radii", 230, "Histogram of the certified radii of right and wrong predictions") as (figure, svg):
         axes = figure.subplots()
         edges = np.linspace(0, certified_radius.max() or 1.0, 31)
         for sign, chosen, color in ((1, is_right, "accent"), (-1, ~is_right, "alert")):
@@ -134,7 +134,7 @@ def embedding_map(embeddings, centers, labels, is_right, class_names):
         shares, points = np.nan_to_num(pca.explained_variance_ratio_), pca.transform(cloud)
     colors = np.array(_class_colors(classes))
     points, marks = points[: len(embeddings)], points[len(embeddings) :]
-    with _figure("map", 380, "Map of the embeddings and the cluster centers") as (figure, svg):
+    with drawing("map", 380, "Map of the embeddings and the cluster centers") as (figure, svg):
         axes = figure.subplots()
         many = len(points) > MAX_VECTOR_POINTS
         axes.scatter(*points.T, 10, c=colors[labels], alpha=0.7, linewidth=0, rasterized=many)
@@ -188,7 +188,7 @@ def difference_uri(difference):
 
 
 @contextlib.contextmanager
-def _figure(name, height, label):
+def drawing(name, height, label):
     """Yields a figure in the report's style and a list that receives its `<svg>` when the block ends."""
     svg = []
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():

@@ -160,11 +160,22 @@ def write_report(report: Report, path: pathlib.Path) -> None:
     >>> report = Report(title="Digits", facts={"training": "21 s"}, images=images, ...)
     >>> write_report(report, pathlib.Path("runs/demo/report.html"))
     """
-    # All text is escaped; only what plots.py drew goes in as it is.
+    write_page("report.html.jinja", _contents(report), path)
+
+
+def write_page(template, contents, path):
+    """Fills a template of this folder and writes the page atomically.
+
+    Args:
+        template: Name of the template.
+        contents: Dict, its variables.
+        path: Where to; folders are made, and a file that is there is replaced when the new one is complete.
+    """
+    # All text is escaped; only what plots drew goes in as it is.
     folder = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     templates = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     templates.filters.update(floor=_floor, norms=_norms, percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%")
-    text = templates.get_template("report.html.jinja").render(_contents(report))
+    text = templates.get_template(template).render(contents)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -1,0 +1,64 @@
+"""The plots of an evaluation's report."""
+
+import numpy as np
+from matplotlib.ticker import PercentFormatter
+
+from clustr_keras.evaluation.plots import THEME, drawing
+
+
+def accuracy_plot(certified, robust):
+    """Draws certified accuracy, and robust accuracy under all attacks, against eps: one panel for each norm.
+
+    Args:
+        certified: Radii and shares, floats `[M]` each, of the certified accuracy in l_2; or `None`.
+        robust: Dict, norm -> pairs `(eps, robust accuracy)`, the clean accuracy at eps 0 among them.
+
+    Returns:
+        An `<svg>` element.
+    """
+    label = "Certified accuracy and robust accuracy under all attacks, against eps"
+    norms = sorted(robust)
+    with drawing("accuracy", 230 * len(norms), label) as (figure, svg):
+        for axes, norm in zip(np.atleast_1d(figure.subplots(len(norms), 1)), norms, strict=True):
+            eps, shares = np.array(sorted(robust[norm])).T
+            end = 1.08 * eps.max()
+            if norm == "l_2" and certified is not None:
+                radii, proved = certified
+                x, y = np.append(radii, [radii[-1], end]), np.append(proved, [0.0, 0.0])
+                axes.fill_between(x, y, step="pre", color=THEME["accent"], alpha=0.12, linewidth=0)
+                axes.step(x, y, where="pre", color=THEME["accent"], linewidth=1.6)
+                axes.text(0, 1.02, "— certified accuracy", color=THEME["accent"], transform=axes.transAxes)
+            axes.plot(eps, shares, "D", color=THEME["attack"], markersize=5)
+            axes.text(1, 1.02, "◆ robust accuracy", color=THEME["attack"], ha="right", transform=axes.transAxes)
+            axes.set(xlim=(0, end), ylim=(0, 1.08), xlabel=f"eps ({'l₂' if norm == 'l_2' else 'l∞'}, pixels in [0, 1])")
+            axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+            axes.set_yticks(np.linspace(0, 1, 6))
+    return svg[0]
+
+
+def class_radii_plot(radius, labels, class_names):
+    """Draws the spread of the radii in each class: from the lower to the upper quartile, with the median.
+
+    Args:
+        radius: Floats `[N]`; 0 for a wrong prediction, which has none.
+        labels: Ints `[N]`, the true classes.
+        class_names: C strings.
+
+    Returns:
+        An `<svg>` element.
+    """
+    classes = len(class_names)
+    with drawing("classes", 60 + 18 * classes, "Radii by class: quartiles and median") as (figure, svg):
+        axes = figure.subplots()
+        for place in range(classes):
+            own = radius[labels == place]
+            if len(own) == 0:
+                continue
+            low, middle, high = np.quantile(own, (0.25, 0.5, 0.75))
+            axes.plot([low, high], [place, place], color=THEME["accent"], linewidth=5, alpha=0.35)
+            axes.plot(middle, place, "|", color=THEME["accent"], markersize=11, markeredgewidth=2)
+        axes.set(xlabel="radius", xlim=(0, None), ylim=(classes - 0.4, -0.6))
+        axes.set_yticks(range(classes), class_names)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    return svg[0]
