@@ -12,7 +12,7 @@ import dataclasses
 import tensorflow as tf
 from results import machine, write_results
 
-from clustr_keras.attacks import ProjectedGradientDescent
+from clustr_keras.attacks import ProjectedGradientDescent, cross_entropy
 from clustr_keras.consistency import QTRADES
 from clustr_keras.data import as_floats, load
 from clustr_keras.training import paper_recipe, train
@@ -20,11 +20,6 @@ from clustr_keras.training import paper_recipe, train
 EPS = 0.1
 STEPS, RESTARTS = 20, 10
 SEED = 0
-
-
-def cross_entropy(labels, logits):
-    """The published loss of the attack."""
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
 
 
 def attack_rows(network, model, images, labels):

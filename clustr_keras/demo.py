@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import platform
@@ -17,6 +16,7 @@ from clustr_keras.attacks import ProjectedGradientDescent, shrink_flips
 from clustr_keras.data import load_digits
 from clustr_keras.data.digits import CLASS_NAMES
 from clustr_keras.evaluation import Report, RobustAccuracy, audit, write_report
+from clustr_keras.evaluation.results_file import write_json
 from clustr_keras.progress import EpochProgress, console, progress_bar, say
 from clustr_keras.serving import Client, LocalServer, export_model
 from clustr_keras.training import CertifiedRecipe, train_certified
@@ -87,7 +87,7 @@ def run_demo(output, recipe=None, audit_steps=100, audit_restarts=10):
         report = _report(model, x_test, y_test, certificate, robust_accuracy, strongest, audited, stopwatch, recipe)
         write_report(report, output / "report.html")
     results["seconds"] = stopwatch.seconds
-    _write_atomically(output / "results.json", json.dumps(results, indent=2) + "\n")
+    write_json(output / "results.json", results)
     say(f"Wrote {output}/model.keras, results.json and report.html. Open the report in a browser.")
     return results
 
@@ -195,9 +195,3 @@ def _report(model, images, labels, certificate, robust_accuracy, strongest, audi
         centers=keras.ops.convert_to_numpy(model.head.centers),
         audit=audited.as_dict(),
     )
-
-
-def _write_atomically(path, text):
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

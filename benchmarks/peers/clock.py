@@ -31,3 +31,30 @@ class Clock:
         self._steps.append(step)
         self.spent += step
         self.cpu, self._last = cpu - self._first_cpu, now
+
+
+class Timed:
+    """Half of a Keras callback, of either version, that ends a training after some seconds by a `Clock`.
+
+    Attributes:
+        clock: `Clock`.
+        steps: Integer.
+        share: Float, share of the seconds that is over.
+    """
+
+    def __init__(self, seconds, learning_rate):
+        super().__init__()
+        self.seconds, self.learning_rate = seconds, learning_rate
+        self.clock, self.steps = Clock(), 0
+
+    @property
+    def share(self):
+        """Share of the seconds that is over, at most 1."""
+        return min(1.0, self.clock.spent / self.seconds)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the clock."""
+        self.steps += 1
+        self.clock.tick()
+        if self.clock.spent > self.seconds:
+            self.model.stop_training = True

@@ -8,7 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from clock import Clock
+from clock import Timed
 
 
 def arguments():
@@ -79,25 +79,12 @@ def _mapped(images, transforms):
     )
 
 
-class Budget(tf.keras.callbacks.Callback):
+class Budget(Timed, tf.keras.callbacks.Callback):
     """Ends the training after some seconds; until then the learning rate falls to 0 along a cosine."""
-
-    def __init__(self, seconds, learning_rate):
-        super().__init__()
-        self.seconds, self.learning_rate = seconds, learning_rate
-        self.clock, self.steps = Clock(), 0
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets the learning rate by the clock."""
-        share = min(1.0, self.clock.spent / self.seconds)
-        self.model.optimizer.learning_rate.assign(self.learning_rate * 0.5 * (1.0 + np.cos(np.pi * share)))
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Looks at the clock."""
-        self.steps += 1
-        self.clock.tick()
-        if self.clock.spent > self.seconds:
-            self.model.stop_training = True
+        self.model.optimizer.learning_rate.assign(self.learning_rate * 0.5 * (1.0 + np.cos(np.pi * self.share)))
 
 
 def write(asked, logits, radius, clock, epochs):

@@ -4,6 +4,8 @@ import numpy as np
 
 from clustr_keras.data.checks import check_images
 
+NORMS = {"l_inf": np.inf, "l_2": 2}
+
 
 def checked_arguments(images, labels, eps):
     """Brings the arguments of an attack into shape.
@@ -29,6 +31,16 @@ def checked_arguments(images, labels, eps):
     if not is_radius.all():
         raise ValueError(f"eps must be finite and at least 0; got {eps[~is_radius][0]}.")
     return images, labels, eps
+
+
+def check_norm(norm):
+    """Refuses a norm that is not in `NORMS`.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {sorted(NORMS)}; got {norm!r}.")
 
 
 def check_loss(loss):

@@ -6,6 +6,8 @@ from art.attacks.evasion import AutoProjectedGradientDescent
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 
+from clustr_keras.attacks.batches import in_full_batches
+
 
 class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, BaseEstimator):
     """A classifier with one loss, as ART's attacks see it.
@@ -62,12 +64,7 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
         return self._in_batches("losses", x, np.argmax(y, axis=-1))
 
     def _in_batches(self, name, x, labels):
-        size, results = self.filled_up_to, []
-        for start in range(0, len(x), size):
-            rows = np.resize(np.arange(start, min(start + size, len(x))), size)
-            batch = tf.constant(x[rows], tf.float32), tf.constant(labels[rows])
-            results.append(np.asarray(self._functions[name](*batch))[: len(x) - start])
-        return np.concatenate(results)
+        return in_full_batches(self._functions[name], x, labels, self.filled_up_to)
 
     def fit(self, x, y, **kwargs):
         """Not for training."""

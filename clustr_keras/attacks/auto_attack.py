@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from clustr_keras.attacks.arguments import checked_arguments, distances, into_ball
+from clustr_keras.attacks.arguments import NORMS, check_norm, checked_arguments, distances, into_ball
 from clustr_keras.attacks.losses import cross_entropy, dlr
-from clustr_keras.attacks.pgd import NORMS, AttackResult
+from clustr_keras.attacks.pgd import AttackResult
 
 
 class AutoAttack:
@@ -36,8 +36,7 @@ class AutoAttack:
     """
 
     def __init__(self, logits, num_classes, image_shape, norm="l_inf", steps=100, queries=5000, batch_size=256, seed=0):
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {sorted(NORMS)}; got {norm!r}.")
+        check_norm(norm)
         try:
             from clustr_keras.attacks.art_estimator import ArtEstimator
         except ImportError as error:

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from clustr_keras.attacks.arguments import distances
+from clustr_keras.attacks.batches import in_full_batches
 from clustr_keras.attacks.line_search import shrink_flips
 from clustr_keras.attacks.losses import margin
 
@@ -24,11 +25,11 @@ class ClearFlips:
 
     def excess(self, images, labels):
         """By how much the margin away from the labels exceeds what counts, float64 `[B]`; above 0 for a flip."""
-        return self._batched(self._excess, images, labels).astype("float64")
+        return in_full_batches(self._excess, images, labels, self.batch_size).astype("float64")
 
     def slope(self, images, labels):
         """Gradient of the excess with respect to the images, float32, in their shape."""
-        return self._batched(self._slope, images, labels)
+        return in_full_batches(self._slope, images, labels, self.batch_size)
 
     def shrink(self, images, adversarial, labels, steps=12):
         """Moves clear flips towards their images, as `shrink_flips` does, as long as they stay clear flips."""
@@ -37,15 +38,6 @@ class ClearFlips:
             return np.where(self.excess(batch, labels) > 0, -1, labels)
 
         return shrink_flips(predict, images, adversarial, labels, steps)
-
-    def _batched(self, function, images, labels):
-        outputs = []
-        for start in range(0, len(images), self.batch_size):
-            rows = np.arange(start, min(start + self.batch_size, len(images)))
-            filled = np.resize(rows, self.batch_size)
-            output = function(tf.constant(images[filled], tf.float32), tf.constant(labels[filled]))
-            outputs.append(output.numpy()[: len(rows)])
-        return np.concatenate(outputs)
 
     def _compute_excess(self, images, labels):
         logits = self.logits(images)

@@ -5,6 +5,7 @@ import tensorflow as tf
 from cleverhans.tf2.attacks.carlini_wagner_l2 import clip_tanh, loss_fn
 
 from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, into_ball
+from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
 from clustr_keras.attacks.pgd import AttackResult
 
@@ -94,14 +95,12 @@ class CarliniWagner:
         images, labels, eps = checked_arguments(images, labels, eps)
         adversarial = images.copy()
         class_ids = labels.copy()
-        for start in range(0, len(images), self.batch_size):
-            rows = np.arange(start, min(start + self.batch_size, len(images)))
-            filled = np.resize(rows, self.batch_size)
+        for rows, filled in full_batches(np.arange(len(images)), self.batch_size):
             x, y = tf.constant(images[filled]), tf.constant(labels[filled])
 
-            def report(search, start=start, rows=rows):
+            def report(search, rows=rows):
                 if progress is not None:
-                    progress(self.searches * start + search * len(rows))
+                    progress(self.searches * rows[0] + search * len(rows))
 
             inside = into_ball(self._search(x, y, report), images[filled], eps[filled])
             loss, ids = self._classify(tf.constant(inside), y)

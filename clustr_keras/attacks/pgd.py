@@ -6,10 +6,16 @@ import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
 
-from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, inner_radius
+from clustr_keras.attacks.arguments import (
+    NORMS,
+    check_loss,
+    check_norm,
+    checked_arguments,
+    distances,
+    inner_radius,
+)
+from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-
-NORMS = {"l_inf": np.inf, "l_2": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +66,7 @@ class ProjectedGradientDescent:
     """
 
     def __init__(self, logits, norm="l_inf", steps=20, restarts=5, step_size=None, loss=margin, batch_size=256, seed=0):
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {sorted(NORMS)}; got {norm!r}.")
+        check_norm(norm)
         if min(steps, restarts, batch_size) < 1:
             raise ValueError(
                 f"steps, restarts and batch_size must be at least 1; got {steps}, {restarts} and {batch_size}."
@@ -108,24 +113,25 @@ class ProjectedGradientDescent:
         is_flipped = np.zeros(len(images), bool)
         for restart in range(self.restarts):
             left = np.flatnonzero(~is_flipped)
-            for start in range(0, len(left), self.batch_size):
-                rows = left[start : start + self.batch_size]
-                adversarial, loss, class_ids = self._attack_rows(images, labels, eps, rows, restart)
+            over = restart * len(images) + len(images) - len(left)
+            for rows, filled in full_batches(left, self.batch_size):
+                outputs = self._attack_rows(images, labels, eps, filled, restart)
+                adversarial, loss, class_ids = (output[: len(rows)] for output in outputs)
                 check_loss(loss)
                 flips = (class_ids != labels[rows]) & (self._distance(adversarial, images[rows]) <= eps[rows])
                 better = flips | (loss > best_loss[rows])
                 best[rows[better]], best_loss[rows[better]] = adversarial[better], loss[better]
                 best_class[rows[better]] = class_ids[better]
                 is_flipped[rows] = flips
+                over += len(rows)
                 if progress is not None:
-                    progress(restart * len(images) + len(images) - len(left) + start + len(rows))
+                    progress(over)
         if progress is not None:
             progress(self.restarts * len(images))
         return AttackResult(best, is_flipped, best_class, self._distance(best, images))
 
-    def _attack_rows(self, images, labels, eps, rows, restart):
-        """Attacks some rows in a batch that is filled up with repetitions."""
-        filled = np.resize(rows, self.batch_size)
+    def _attack_rows(self, images, labels, eps, filled, restart):
+        """Attacks the rows of a batch."""
         x = images[filled]
         shape = (-1, *[1] * (x.ndim - 1))
         inner = inner_radius(eps[filled], x[0].size if self.norm == "l_2" else 1)
@@ -138,7 +144,7 @@ class ProjectedGradientDescent:
             tf.constant([self.seed, restart], tf.int32),
             tf.constant(filled, tf.int32),
         )
-        return [np.asarray(output)[: len(rows)] for output in outputs]
+        return [np.asarray(output) for output in outputs]
 
     def _attack(self, x, labels, eps, step, seed, rows):
         order, loss = NORMS[self.norm], self._loss_at(x, labels, seed[1])

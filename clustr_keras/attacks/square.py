@@ -3,9 +3,17 @@
 import numpy as np
 import tensorflow as tf
 
-from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, inner_radius
+from clustr_keras.attacks.arguments import (
+    NORMS,
+    check_loss,
+    check_norm,
+    checked_arguments,
+    distances,
+    inner_radius,
+)
+from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.pgd import NORMS, AttackResult
+from clustr_keras.attacks.pgd import AttackResult
 
 # Shares of all queries after which the patches get half the area.
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -44,8 +52,7 @@ class SquareAttack:
     """
 
     def __init__(self, logits, norm="l_inf", queries=1000, area=0.1, batch_size=256, seed=0):
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {sorted(NORMS)}; got {norm!r}.")
+        check_norm(norm)
         if min(queries, batch_size) < 1:
             raise ValueError(f"queries and batch_size must be at least 1; got {queries} and {batch_size}.")
         if not 0 < area <= 1:
@@ -89,8 +96,9 @@ class SquareAttack:
         class_ids, is_flipped = labels.copy(), np.zeros(len(images), bool)
         for query in range(0, self.queries, _QUERIES_AT_ONCE):
             count = min(_QUERIES_AT_ONCE, self.queries - query)
-            for rows in self._batches(np.flatnonzero(~is_flipped)):
-                found, loss, ids = self._ask(images, labels, eps, best, best_loss, rows, query, count)
+            for rows, filled in full_batches(np.flatnonzero(~is_flipped), self.batch_size):
+                state = self._ask(images, labels, eps, best, best_loss, filled, query, count)
+                found, loss, ids = (part[: len(rows)] for part in state)
                 check_loss(loss)
                 best[rows], best_loss[rows], class_ids[rows] = found, loss, ids
             inside = self._distance(best, images) <= eps
@@ -99,24 +107,20 @@ class SquareAttack:
                 progress(int(is_flipped.sum()) * self.queries + int((~is_flipped).sum()) * (query + count))
         return AttackResult(best, is_flipped, class_ids, self._distance(best, images))
 
-    def _batches(self, rows):
-        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-
-    def _ask(self, images, labels, eps, best, best_loss, rows, query, count):
-        """Some queries for some rows, in a batch that is filled up with repetitions."""
-        filled = np.resize(rows, self.batch_size)
+    def _ask(self, images, labels, eps, best, best_loss, filled, query, count):
+        """Some queries for the rows of a batch."""
         x, y = tf.constant(images[filled]), tf.constant(labels[filled])
         inner = inner_radius(eps[filled], images[0].size if self.norm == "l_2" else 1)
         ball = tf.constant(inner.reshape(-1, *[1] * (images.ndim - 1)), tf.float32)
         # Each batch has a stream of its own, by its first row.
-        seed = tf.constant([self.seed, int(rows[0])], tf.int32)
+        seed = tf.constant([self.seed, int(filled[0])], tf.int32)
         if query == 0:
             attempt, loss = self._start(x, y, ball, seed)
         else:
             attempt, loss = tf.constant(best[filled]), tf.constant(best_loss[filled])
         side = self._side(query, images.shape[1:3])
         state = self._run(x, y, ball, attempt, loss, tf.constant([query, count], tf.int32), side, seed)
-        return [np.asarray(part)[: len(rows)] for part in state]
+        return [np.asarray(part) for part in state]
 
     def _side(self, query, sizes):
         """Side of the patches at a query."""

@@ -125,17 +125,10 @@ def audit(model, data, attacks=None, batch_size=256, subset=64, seed=0, progress
         result = attack(images, certificate.class_ids, radius, progress=report)
         over += done[0]
         distance = distances(result.adversarial, images)
-        for index in np.flatnonzero(result.is_flipped & (distance < radius)).tolist():
-            if index in smallest and smallest[index].distance <= distance[index]:
-                continue
-            # The flip must stand in the model that made the certificate, at its own batch size.
-            after = int(model.certify(result.adversarial[index : index + 1]).class_ids[0])
-            before = int(certificate.class_ids[index])
-            if after != before:
-                smallest[index] = Violation(
-                    index, float(distance[index]), float(radius[index]), before, after, attack.name
-                )
-                counterexamples[index] = result.adversarial[index]
+        flips = flips_inside(model.certify, certificate, result.adversarial, distance, result.is_flipped, smallest)
+        for index, before, after in flips:
+            smallest[index] = Violation(index, float(distance[index]), float(radius[index]), before, after, attack.name)
+            counterexamples[index] = result.adversarial[index]
     violations = sorted(smallest)
     flips = np.reshape([counterexamples[index] for index in violations], (-1, *images.shape[1:]))
     return AuditResult(
@@ -145,6 +138,30 @@ def audit(model, data, attacks=None, batch_size=256, subset=64, seed=0, progress
         counterexamples=flips.astype("float32"),
         records=tuple(smallest[index] for index in violations),
     )
+
+
+def flips_inside(certify, certificate, adversarial, distance, is_flipped, smallest):
+    """Flips inside a certified radius that stand in the model that made the certificate, one image at a time.
+
+    Args:
+        certify: Function from images to a `Certificate`.
+        certificate: That of the images before.
+        adversarial: float32 images `[B, H, W, C]`.
+        distance: float64 `[B]`, their l_2 distances.
+        is_flipped: bool `[B]`, what an attack says.
+        smallest: Dict, index -> what is known already, with its `distance`; no larger flip is looked at.
+
+    Yields:
+        Integers: index, class before, class after.
+    """
+    is_inside = distance < certificate.certified_radius.astype("float64")
+    for index in np.flatnonzero(is_flipped & is_inside).tolist():
+        if index in smallest and smallest[index].distance <= distance[index]:
+            continue
+        before = int(certificate.class_ids[index])
+        after = int(certify(adversarial[index : index + 1]).class_ids[0])
+        if after != before:
+            yield index, before, after
 
 
 def default_attacks(model, batch_size=256, subset=64, seed=0):

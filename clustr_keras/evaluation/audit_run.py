@@ -1,8 +1,6 @@
 """An audit as the command line runs it: progress, a table, figures and counterexamples on disk."""
 
 import dataclasses
-import json
-import os
 
 import numpy as np
 import rich.table
@@ -10,6 +8,7 @@ import rich.table
 from clustr_keras.attacks import AttackResult
 from clustr_keras.evaluation.audit import audit, default_attacks
 from clustr_keras.evaluation.reach import reach
+from clustr_keras.evaluation.results_file import write_json
 from clustr_keras.progress import console, progress_bar, say
 
 
@@ -46,9 +45,7 @@ def run_audit(model, images, output, with_reach=False, seed=0):
             f"Example {record.index}: class {record.class_before} turns into {record.class_after} at distance "
             f"{record.distance:.6g}, inside its certified radius {record.certified_radius:.6g}. Saved {path}."
         )
-    temporary = output / ".results.json.tmp"
-    temporary.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(temporary, output / "results.json")
+    write_json(output / "results.json", results)
     say(f"Wrote {output / 'results.json'}.")
     return audited
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from clustr_keras.attacks.arguments import distances
 from clustr_keras.data.checks import check_images, check_labels
+from clustr_keras.evaluation.audit import flips_inside
 from clustr_keras.evaluation.cascade import ThreatResult, cascade
 from clustr_keras.evaluation.diagnostics import Diagnostic, Diagnostics
 from clustr_keras.evaluation.interval import wilson_interval
+from clustr_keras.evaluation.report import certified_accuracy_curve
 from clustr_keras.evaluation.stages import Stages
 from clustr_keras.evaluation.suite import DEFAULT_ATTACKS, attack_suite
 from clustr_keras.evaluation.target import as_target
@@ -194,8 +196,7 @@ def evaluate(
     for norm, group in itertools.groupby(threat_models, key=lambda threat: threat.norm):
         suite = attack_suite(target, norm, attacks, batch_size, seed)
         threats += cascade(suite, list(group), images, labels, class_ids, rows, stages, progress)
-    hardest = max(threat_models)
-    hardest = max((threat for threat in threat_models if threat.norm == "l_inf"), default=hardest)
+    hardest = threat_models[0]  # the largest one in l_inf, if there is any
     diagnostics = Diagnostics(target, hardest.norm, hardest.eps, surrogate, batch_size, seed)(
         images[rows], labels[rows], class_ids[rows], stages, progress
     )
@@ -219,8 +220,8 @@ def evaluate(
 
 def _certified_accuracy(certificate, labels, radii):
     radius = certificate.radius if certificate.certified_radius is None else certificate.certified_radius
-    is_right = certificate.class_ids == labels
-    return {r: float((is_right & (radius >= r)).mean()) for r in radii}
+    shares = certified_accuracy_curve(labels, certificate.class_ids, radius, radii)
+    return dict(zip(radii, shares.tolist(), strict=True))
 
 
 def _broken(target, certificate, images, threats):
@@ -230,18 +231,16 @@ def _broken(target, certificate, images, threats):
     smallest = {}
     for threat in threats:
         distance = distances(threat.adversarial, images)
-        is_inside = distance < certificate.certified_radius.astype("float64")
-        for index in np.flatnonzero(is_inside & (threat.flipped_to != certificate.class_ids)).tolist():
-            after = int(target.certify(threat.adversarial[index : index + 1]).class_ids[0])
-            before = int(certificate.class_ids[index])
-            if after != before and not (index in smallest and smallest[index].distance <= distance[index]):
-                smallest[index] = BrokenCertificate(
-                    index,
-                    str(threat.threat_model),
-                    float(distance[index]),
-                    float(certificate.certified_radius[index]),
-                    before,
-                    after,
-                    threat.adversarial[index],
-                )
+        is_flipped = threat.flipped_to != certificate.class_ids
+        flips = flips_inside(target.certify, certificate, threat.adversarial, distance, is_flipped, smallest)
+        for index, before, after in flips:
+            smallest[index] = BrokenCertificate(
+                index,
+                str(threat.threat_model),
+                float(distance[index]),
+                float(certificate.certified_radius[index]),
+                before,
+                after,
+                threat.adversarial[index],
+            )
     return [smallest[index] for index in sorted(smallest)]

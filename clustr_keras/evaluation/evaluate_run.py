@@ -1,14 +1,12 @@
 """An evaluation as the command line runs it: progress, tables, figures and counterexamples on disk."""
 
-import json
-import os
-
 import numpy as np
 import rich.table
 
 from clustr_keras.data import as_floats
 from clustr_keras.evaluation.evaluate import evaluate
 from clustr_keras.evaluation.evaluation_report import write_evaluation
+from clustr_keras.evaluation.results_file import write_json
 from clustr_keras.evaluation.suite import attack_suite
 from clustr_keras.evaluation.surrogate import train_surrogate
 from clustr_keras.evaluation.target import as_target
@@ -115,6 +113,4 @@ def _write(evaluation, rows, output):
             f"Example {rows[found.index]}: class {found.class_before} turns into {found.class_after} at distance "
             f"{found.distance:.6g}, inside its certified radius {found.certified_radius:.6g}. Saved {path}."
         )
-    temporary = output / ".results.json.tmp"
-    temporary.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
-    os.replace(temporary, output / "results.json")
+    write_json(output / "results.json", evaluation.as_dict())

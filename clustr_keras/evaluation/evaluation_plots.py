@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
-from clustr_keras.evaluation.plots import THEME, drawing
+from clustr_keras.evaluation.plots import THEME, certified_line, drawing
 
 
 def accuracy_plot(certified, robust):
@@ -23,11 +23,7 @@ def accuracy_plot(certified, robust):
             eps, shares = np.array(sorted(robust[norm])).T
             end = 1.08 * eps.max()
             if norm == "l_2" and certified is not None:
-                radii, proved = certified
-                x, y = np.append(radii, [radii[-1], end]), np.append(proved, [0.0, 0.0])
-                axes.fill_between(x, y, step="pre", color=THEME["accent"], alpha=0.12, linewidth=0)
-                axes.step(x, y, where="pre", color=THEME["accent"], linewidth=1.6)
-                axes.text(0, 1.02, "— certified accuracy", color=THEME["accent"], transform=axes.transAxes)
+                certified_line(axes, *certified, end)
             axes.plot(eps, shares, "D", color=THEME["attack"], markersize=5)
             axes.text(1, 1.02, "◆ robust accuracy", color=THEME["attack"], ha="right", transform=axes.transAxes)
             axes.set(xlim=(0, end), ylim=(0, 1.08), xlabel=f"eps ({'l₂' if norm == 'l_2' else 'l∞'}, pixels in [0, 1])")

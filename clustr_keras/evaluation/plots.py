@@ -52,10 +52,7 @@ def certified_accuracy_plot(radii, shares, attacks, marked):
     with drawing("curve", 270, label) as (figure, svg):
         axes = figure.subplots()
         end = 1.04 * max([radii[-1], *(eps for eps, _, _ in attacks), *(radius for radius, _ in marked)])
-        # The share at r counts radii >= r, so each value holds up to and including its radius: a "pre" step.
-        x, y = np.append(radii, [radii[-1], end]), np.append(shares, [0.0, 0.0])
-        axes.fill_between(x, y, step="pre", color=THEME["accent"], alpha=0.12, linewidth=0)
-        axes.step(x, y, where="pre", color=THEME["accent"], linewidth=1.6)
+        certified_line(axes, radii, shares, end)
         for radius, share in marked:
             axes.plot(radius, share, "o", color=THEME["accent"], markersize=4)
             # Below the line, or above it where the axis is too near.
@@ -73,8 +70,6 @@ def certified_accuracy_plot(radii, shares, attacks, marked):
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.spines["left"].set_bounds(0, 1)
-        # Above the axes, where no point can lie beneath them.
-        axes.text(0, 1.02, "— certified accuracy", color=THEME["accent"], transform=axes.transAxes)
         if attacks:
             axes.text(1, 1.02, "◆ robust accuracy", color=THEME["attack"], ha="right", transform=axes.transAxes)
     return svg[0]
@@ -204,6 +199,16 @@ def drawing(name, height, label):
     for variable, color in THEME.items():
         drawing = drawing.replace(color, f"var(--{variable})")
     svg.append(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">{drawing}</svg>')
+
+
+def certified_line(axes, radii, shares, end):
+    """Draws certified accuracy up to a radius `end`, with its name above the axes."""
+    # The share at r counts radii >= r, so each value holds up to and including its radius: a "pre" step.
+    x, y = np.append(radii, [radii[-1], end]), np.append(shares, [0.0, 0.0])
+    axes.fill_between(x, y, step="pre", color=THEME["accent"], alpha=0.12, linewidth=0)
+    axes.step(x, y, where="pre", color=THEME["accent"], linewidth=1.6)
+    # Above the axes, where no point can lie beneath it.
+    axes.text(0, 1.02, "— certified accuracy", color=THEME["accent"], transform=axes.transAxes)
 
 
 def _note(axes, share, radius, color, offset, ha, va):

@@ -1,6 +1,7 @@
 """A classifier as attacks see it: images in, logits out."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -39,10 +40,14 @@ class Target:
     centers: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
 
+    @functools.cached_property
+    def _compiled(self):
+        return tf.function(self.logits, reduce_retracing=True)
+
     def predict(self, images, batch_size=256):
         """Class ids `[B]` of images, and their logits `[B, classes]`."""
-        run = tf.function(self.logits, reduce_retracing=True)
-        parts = [np.asarray(run(tf.constant(images[i : i + batch_size]))) for i in range(0, len(images), batch_size)]
+        batches = [tf.constant(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+        parts = [np.asarray(self._compiled(batch)) for batch in batches]
         logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise ValueError("the model gives logits that are not finite; nothing follows from them.")

@@ -3,7 +3,7 @@
 import keras
 
 from clustr_keras.lipschitz.blocked_conv import BlockedConv2D
-from clustr_keras.lipschitz.blocked_dense import SHORT_SUM, BlockedDense
+from clustr_keras.lipschitz.blocked_dense import EXACT_ACTIVATIONS, SHORT_SUM, BlockedDense
 from clustr_keras.lipschitz.circular_conv import CircularConv2D
 from clustr_keras.lipschitz.condense import copy_layer
 
@@ -39,14 +39,17 @@ def _is_dense_with_long_sums(layer):
 def _is_convolution(layer):
     if type(layer) is CircularConv2D:
         return True
-    if type(layer) is not keras.layers.Conv2D or layer.data_format != "channels_last" or layer.groups != 1:
-        return False
-    return _is_plain(layer)
+    return (
+        type(layer) is keras.layers.Conv2D
+        and layer.data_format == "channels_last"
+        and layer.groups == 1
+        and _is_plain(layer)
+    )
 
 
 def _is_plain(layer):
     return (
-        layer.activation in (keras.activations.linear, keras.activations.relu)
+        layer.activation in EXACT_ACTIVATIONS
         and getattr(layer, "quantization_mode", None) is None
         and not getattr(layer, "lora_enabled", False)
     )

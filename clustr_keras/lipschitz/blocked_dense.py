@@ -11,6 +11,7 @@ from clustr_keras.lipschitz.registry import built_weight
 
 # Blocks are a multiple of this: shorter ones would cost more time than they gain.
 SHORT_SUM = 32
+EXACT_ACTIVATIONS = (keras.activations.linear, keras.activations.relu)
 
 
 class BlockedDense(keras.layers.Layer):
@@ -75,7 +76,7 @@ def check_activation(layer):
     Raises:
         ValueError: If it is neither linear nor ReLU.
     """
-    if layer.activation not in (keras.activations.linear, keras.activations.relu):
+    if layer.activation not in EXACT_ACTIVATIONS:
         raise ValueError(f"{layer.name!r} must have a linear or ReLU activation; got {layer.activation}.")
 
 
