@@ -1,6 +1,7 @@
 """`clustr`: train, certify, audit, export, serve and query from the shell."""
 
 import csv
+import json
 import os
 import pathlib
 import sys
@@ -24,6 +25,7 @@ DataDirOption = Annotated[
 ]
 ModelOption = Annotated[pathlib.Path, typer.Option("--model", help="A .keras file.", exists=True, dir_okay=False)]
 ExamplesOption = Annotated[int | None, typer.Option("--examples", min=1, help="Only the first N test images.")]
+TargetOption = Annotated[str, typer.Option("--target", help="host:port for gRPC, http://host:port for REST.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the served model.")]
 
 
@@ -193,12 +195,45 @@ def export(
     model: ModelOption,
     output: Annotated[pathlib.Path, typer.Option(help="Model directory; the version folder goes into it.")],
     version: Annotated[int | None, typer.Option(min=1, help="The next one by default.")] = None,
+    method: Annotated[str | None, typer.Option(help="nearest, union or exact; the best that fits by default.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="For accuracies in the model card, and --verify.")] = None,
+    data_dir: DataDirOption = None,
+    examples: ExamplesOption = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with the live model on --data, in a fresh process.")
+    ] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Resize encoded images of another size; they are invalid otherwise.")
+    ] = False,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels of an encoded image.")] = 2**24,
+    without_certificate: Annotated[
+        bool, typer.Option("--without-certificate", help="Also without a proved bound: then no radius is served.")
+    ] = False,
 ):
     """Write a SavedModel for TensorFlow Serving that answers with its proof."""
+    if verify and data is None:
+        raise ValueError("--verify compares on real images: say which, --data digits for example.")
     from clustr_keras.progress import say
     from clustr_keras.serving import export_model
+    from clustr_keras.training.run import accuracy_facts
 
-    say(f"Exported to {export_model(_load_classifier(model), output, version)}")
+    classifier, facts, x_test = _load_classifier(model), {}, None
+    if data is not None:
+        x_test, y_test = _test_images(_load(data, data_dir), examples)
+        facts = {"data_set": data, **accuracy_facts(classifier, x_test, y_test, not without_certificate)}
+    folder = export_model(
+        classifier,
+        output,
+        version,
+        method,
+        facts,
+        max_pixels,
+        resize=resize,
+        certificate=not without_certificate,
+        verify_on=x_test[:256] if verify else None,
+    )
+    same = f", which answers as the live model does on {min(256, len(x_test))} images" if verify else ""
+    say(f"Exported to {folder}{same}.")
 
 
 @app.command()
@@ -208,11 +243,35 @@ def serve(
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8500,
     rest_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8501,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    label: Annotated[list[str] | None, typer.Option(help="Such as stable=1; may be repeated.")] = None,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Most images that run together.")] = 256,
+    batch_timeout_micros: Annotated[int, typer.Option(min=0, help="How long a request waits for company.")] = 0,
+    max_enqueued_batches: Annotated[int, typer.Option(min=1, help="How much may wait; then UNAVAILABLE.")] = 100,
+    num_batch_threads: Annotated[int, typer.Option(min=1, help="How many batches run at a time.")] = 2,
+    engine: Annotated[
+        str, typer.Option(help="embedded; or tensorflow_model_server, which needs --host 0.0.0.0.")
+    ] = "embedded",
 ):
     """Serve a model directory over gRPC and REST, as TensorFlow Serving would, until interrupted."""
-    from clustr_keras.serving import LocalServer
+    from clustr_keras.serving.batching import BatchingParameters
 
-    server = LocalServer(directory, name=name, grpc_port=grpc_port, rest_port=rest_port, host=host)
+    options = {
+        "name": name,
+        "grpc_port": grpc_port,
+        "rest_port": rest_port,
+        "labels": dict(map(_label, label or [])),
+        "batching": BatchingParameters(max_batch_size, batch_timeout_micros, max_enqueued_batches, num_batch_threads),
+    }
+    if engine == "embedded":
+        from clustr_keras.serving import LocalServer
+
+        server = LocalServer(directory, host=host, **options)
+    else:
+        from clustr_keras.serving.model_server import ModelServer
+
+        if host != "0.0.0.0":
+            raise ValueError(f"{engine} listens on all interfaces, not on {host} only: say --host 0.0.0.0 to allow it.")
+        server = ModelServer(directory, binary=engine, **options)
 
     def announce(server):
         print(f"gRPC  {server.grpc_target}\nREST  {server.rest_url}/v1/models/{name}", flush=True)
@@ -222,8 +281,9 @@ def serve(
 
 @app.command()
 def query(
-    target: Annotated[str, typer.Option(help="host:port for gRPC, http://host:port for REST.")] = "127.0.0.1:8500",
+    target: TargetOption = "127.0.0.1:8500",
     name: NameOption = "clustr",
+    label: Annotated[str | None, typer.Option(help="Label of a version; the newest version by default.")] = None,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     examples: Annotated[int, typer.Option("--examples", min=1, help="The first N test images.")] = 8,
@@ -236,7 +296,7 @@ def query(
 
     dataset = _load(data, data_dir)
     x_test, y_test = _test_images(dataset, examples)
-    with Client(target, model=name) as client:
+    with Client(target, model=name, label=label) as client:
         answer = client.predict(x_test)
     table = rich.table.Table("image", "true class", "predicted", "probability", "certified radius")
     for row in range(len(answer.class_ids)):
@@ -250,6 +310,43 @@ def query(
     console.print(table)
 
 
+@app.command("load-test")
+def load_test(
+    target: TargetOption = "127.0.0.1:8500",
+    name: NameOption = "clustr",
+    signature: Annotated[str, typer.Option(help="One whose only input is images.")] = "serving_default",
+    data: DataOption = "digits",
+    data_dir: DataDirOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a request.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Callers, each of which waits for its answer.")] = 8,
+    requests: Annotated[int, typer.Option(min=1, help="Most requests.")] = 1000,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Most seconds.")] = 10.0,
+    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Load a server on another machine.")] = False,
+    output: Annotated[pathlib.Path | None, typer.Option(help="JSON file for the figures.")] = None,
+):
+    """Measure throughput and latency of a server; exit status 1 if a request failed."""
+    from clustr_keras.serving import run_load_test
+
+    x_test, _ = _test_images(_load(data, data_dir), None)
+    result = run_load_test(
+        target,
+        x_test,
+        model=name,
+        signature=signature,
+        batch_size=batch_size,
+        concurrency=concurrency,
+        requests=requests,
+        seconds=seconds,
+        allow_remote=allow_remote,
+    )
+    result.report()
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result.as_dict(), indent=2) + "\n")
+    if result.errors:
+        raise typer.Exit(1)
+
+
 def main():
     """Runs the command line: an error is one line, and exit status 2."""
     try:
@@ -257,6 +354,14 @@ def main():
     except (ValueError, OSError, RuntimeError, ServingError) as error:
         print(f"clustr: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _label(text):
+    """Label and version of `stable=1`."""
+    label, _, version = text.partition("=")
+    if not label or not version.isdecimal():
+        raise ValueError(f"--label must be a label and a version number, such as stable=1; got {text!r}.")
+    return label, int(version)
 
 
 def _load(data, data_dir):

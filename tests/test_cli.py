@@ -28,8 +28,10 @@ def trained(tmp_path_factory):
     code, out, err = clustr("train", "--epochs", 3, "--output", "model.keras", cwd=folder)
     assert (code, err) == (0, "")
     assert "certified accuracy" in out
-    code, out, err = clustr("export", "--model", "model.keras", "--output", "serving", cwd=folder)
+    arguments = ("--model", "model.keras", "--output", "serving", "--data", "digits", "--verify")
+    code, out, err = clustr("export", *arguments, cwd=folder)
     assert (code, err) == (0, "")
+    assert "answers as the live model does on 256 images" in " ".join(out.split())
     return folder
 
 
@@ -64,19 +66,75 @@ def test_the_papers_recipe_resumes_where_its_checkpoint_ends(trained):
     assert (trained / "checkpoint" / "checkpoint.npz").exists()
 
 
-def test_serve_and_query_over_both_protocols(trained):
-    command = [CLUSTR, "serve", "serving", "--grpc-port", "0", "--rest-port", "0"]
+def test_the_model_card_has_the_accuracies(trained, digits):
+    import keras
+
+    card = json.loads((trained / "serving" / "1" / "assets.extra" / "model_card.json").read_text())
+    _, (images, labels) = digits
+    certificate = keras.models.load_model(trained / "model.keras").certify(images)
+    assert (card["data_set"], card["test_images"]) == ("digits", len(images))
+    assert card["clean_accuracy"] == pytest.approx(np.mean(certificate.class_ids == labels), abs=1e-9)
+    assert card["certified_accuracy"]["0.3"] == certificate.accuracy_at(0.3, labels)
+
+
+def test_serve_query_and_load_over_both_protocols(trained):
+    command = [CLUSTR, "serve", "serving", "--grpc-port", "0", "--rest-port", "0", "--label", "stable=1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=trained) as server:
         try:
             grpc = re.fullmatch(r"gRPC +(\S+)\n", server.stdout.readline())[1]
             rest = re.fullmatch(r"REST +(http://[^/]+)/v1/models/clustr\n", server.stdout.readline())[1]
-            answers = [clustr("query", "--target", target, "--examples", 3, cwd=trained) for target in (grpc, rest)]
+            targets = (("--target", grpc), ("--target", rest), ("--target", rest, "--label", "stable"))
+            answers = [clustr("query", *target, "--examples", 3, cwd=trained) for target in targets]
+            loads = [
+                clustr("load-test", *target, "--requests", 20, "--output", "load.json", cwd=trained)
+                for target in targets[:2]
+            ]
         finally:
             server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
     assert answers[0][0] == 0
     assert "certified radius" in answers[0][1]
+    for code, out, err in loads:
+        assert (code, err) == (0, "")
+        assert "images/s" in out
+    figures = json.loads((trained / "load.json").read_text())
+    assert (figures["requests"], figures["errors"]) == (20, {})
+
+
+def test_serve_runs_modelserver_only_if_all_interfaces_are_allowed(trained, tmp_path, monkeypatch):
+    binary = tmp_path / "tensorflow_model_server"
+    binary.write_text('#!/bin/sh\necho "$0" "$@"\n')
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    command = ("serve", "serving", "--engine", "tensorflow_model_server", "--grpc-port", 0, "--rest-port", 18501)
+    code, out, err = clustr(*command, cwd=trained)
+    assert (code, out) == (2, "")
+    assert "--host 0.0.0.0" in err
+    code, out, err = clustr(*command, "--host", "0.0.0.0", cwd=trained)
+    assert (code, err) == (0, "")
+    assert str(binary) in out
+    assert "--rest_api_port=18501" in out
+    assert re.search(r"--port=[1-9]\d+ ", out)
+
+
+def test_a_model_without_a_bound_is_exported_only_if_asked(trained, tmp_path):
+    import keras
+
+    from clustr_keras import ClustrClassifier
+
+    backbone = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.LayerNormalization()])
+    ClustrClassifier(backbone, 10).save(tmp_path / "plain.keras")
+    code, _, err = clustr("export", "--model", "plain.keras", "--output", "plain", cwd=tmp_path)
+    assert code == 2
+    assert "layer_normalization" in err
+    assert not (tmp_path / "plain" / "1").exists()
+    arguments = ("--without-certificate", "--data", "digits", "--verify")
+    code, _, err = clustr("export", "--model", "plain.keras", "--output", "plain", *arguments, cwd=tmp_path)
+    assert (code, err) == (0, "")
+    card = json.loads((tmp_path / "plain" / "1" / "assets.extra" / "model_card.json").read_text())
+    assert card["certificate"] is None
+    assert "certified_accuracy" not in card
 
 
 def test_audit_finds_no_violation_and_says_how_far_the_attacks_reach(trained):
@@ -168,6 +226,9 @@ def test_errors_are_one_line_and_exit_status_2(trained):
         (("evaluate", "--model", "model.keras", "--attack", "magic"), "there is no attack magic"),
         (("evaluate", "--model", "serving"), "no SavedModel at"),
         (("query", "--target", "http://127.0.0.1:1"), "UNAVAILABLE"),
+        (("serve", "serving", "--label", "stable"), "such as stable=1"),
+        (("export", "--model", "model.keras", "--output", "out", "--verify"), "--data digits"),
+        (("load-test", "--target", "192.0.2.1:8500"), "--allow-remote"),
     ):
         code, out, err = clustr(*arguments, cwd=trained)
         assert code == 2, (arguments, out, err)
@@ -178,5 +239,5 @@ def test_errors_are_one_line_and_exit_status_2(trained):
 def test_help_names_every_command():
     code, out, _ = clustr("--help", cwd=os.getcwd())
     assert code == 0
-    for command in ("demo", "train", "certify", "audit", "evaluate", "export", "serve", "query"):
+    for command in ("demo", "train", "certify", "audit", "evaluate", "export", "serve", "query", "load-test"):
         assert f" {command} " in out

@@ -24,8 +24,8 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
 def test_every_command_shown_exists():
     from clustr_keras.cli import app
 
-    known = {command.callback.__name__ for command in app.registered_commands}
-    shown = re.findall(r"^clustr (\w+)", README.read_text(), flags=re.MULTILINE)
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    shown = re.findall(r"^clustr ([\w-]+)", README.read_text(), flags=re.MULTILINE)
     assert set(shown) <= known
     assert shown
 

@@ -6,10 +6,12 @@ Names load on first use, so that a REST client starts without importing TensorFl
 from importlib import import_module
 
 _HOMES = {
+    "AsyncClient": "clustr_keras.serving.async_client",
     "Client": "clustr_keras.serving.client",
     "LocalServer": "clustr_keras.serving.server",
     "ServingError": "clustr_keras.serving.errors",
     "export_model": "clustr_keras.serving.export",
+    "run_load_test": "clustr_keras.serving.load_test",
 }
 
 __all__ = list(_HOMES)

@@ -9,7 +9,7 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _MAX_JPEG_SEGMENTS = 1000
 
 
-def decode_images(image_bytes, image_shape, max_pixels=2**24):
+def decode_images(image_bytes, image_shape, max_pixels=2**24, resize=False):
     """Decodes a batch of PNG or JPEG files to floats in [0, 1].
 
     An entry that is neither PNG nor JPEG by its first bytes, that cannot be decoded, that declares more than
@@ -20,6 +20,8 @@ def decode_images(image_bytes, image_shape, max_pixels=2**24):
         image_bytes: Strings `[B]`.
         image_shape: `(H, W, C)` of the model, with C 1 or 3.
         max_pixels: Integer.
+        resize: Whether images of another size are resized (bilinear, antialiased, which keeps [0, 1]) rather than
+            invalid.
 
     Returns:
         Floats `[B, H, W, C]`.
@@ -35,7 +37,14 @@ def decode_images(image_bytes, image_shape, max_pixels=2**24):
             lambda: tf.io.decode_jpeg(data, channels=channels, dct_method="INTEGER_ACCURATE"),
         )
         fits = tf.reduce_all(tf.equal(tf.shape(image), image_shape))
-        return tf.cond(fits, lambda: tf.reshape(tf.cast(image, tf.float32) / 255.0, image_shape), lambda: invalid)
+        image = tf.cast(image, tf.float32) / 255.0
+        return tf.cond(fits, lambda: tf.reshape(image, image_shape), lambda: resized(image) if resize else invalid)
+
+    def resized(image):
+        image = tf.image.resize(
+            tf.reshape(image, [*tf.unstack(tf.shape(image)[:2]), channels]), (height, width), antialias=True
+        )
+        return tf.clip_by_value(image, 0.0, 1.0)  # rounding may leave it
 
     def decode_or_nan(data):
         # A data set of one element is the only place in a graph where a failed operation can be let go.

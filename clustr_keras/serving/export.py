@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -9,18 +10,36 @@ import shutil
 import tempfile
 
 import keras
+import numpy as np
+import PIL.Image
 
+from clustr_keras.data.checks import check_images
+from clustr_keras.lipschitz import condense
 from clustr_keras.serving.signatures import Signatures
+from clustr_keras.serving.uncertified import Uncertified
+from clustr_keras.serving.verification import verify_export
+from clustr_keras.serving.warmup import write_warmup
 
 MODEL_CARD = "assets.extra/model_card.json"
 
 
-def export_model(model, directory, version=None, method=None, facts=None, max_pixels=2**24):
+def export_model(
+    model,
+    directory,
+    version=None,
+    method=None,
+    facts=None,
+    max_pixels=2**24,
+    *,
+    resize=False,
+    certificate=True,
+    verify_on=None,
+):
     """Exports a classifier to `directory/<version>/` for TensorFlow Serving.
 
     The SavedModel holds condensed float32 kernels and the signatures `serving_default`, `certify`, `certify_at`,
-    `certify_encoded` and `embed`. It is written to a temporary sibling and renamed, so that a server never sees half of
-    it, and a model card is put into its `assets.extra`.
+    `certify_encoded` and `embed`. Into its `assets.extra` go a model card and a warm-up request for each signature. It
+    is written to a temporary sibling and renamed, so that a server never sees half of it.
 
     Args:
         model: `ClustrClassifier` with a proved bound and a rounding analysis.
@@ -29,12 +48,18 @@ def export_model(model, directory, version=None, method=None, facts=None, max_pi
         method: How radii are computed, see `ClustrClassifier.certify`.
         facts: Dict that goes into the model card, for example the data set and accuracies.
         max_pixels: Largest number of pixels that an encoded image may declare.
+        resize: Whether encoded images of another size are resized; they are invalid otherwise.
+        certificate: `False` exports a model without a proved bound too: `serving_default` and `embed` only, without a
+            radius, and the card says so.
+        verify_on: Floats `[B, H, W, C]` in [0, 1]: on these the export is compared with the live model bit for bit, in
+            a fresh process that runs it as ModelServer does, before it becomes visible.
 
     Returns:
         `pathlib.Path` of the version folder.
 
     Raises:
-        ValueError: If the model has no certified radius, its input size is not fixed, or the version is there already.
+        ValueError: If the model has no certified radius, its input size is not fixed, the version is there already, or
+            the export does not answer as the live model does.
 
     Example:
 
@@ -47,14 +72,10 @@ def export_model(model, directory, version=None, method=None, facts=None, max_pi
         raise ValueError(
             f"an export needs a backbone with a fixed input [B, H, W, C]; got {model.backbone.input_shape}."
         )
-    if method == "soft":
-        raise ValueError("the radius of soft scores is not certified in float32; export with another method.")
-    certifier = model.certifier(method)
-    if not certifier.has_rounding_analysis:
-        raise ValueError(
-            f"the backbone {model.backbone.name!r} has a Lipschitz bound but no analysis of its float32 rounding, "
-            "so its radii are not certified and the model is not exported."
-        )
+    if verify_on is not None:
+        check_images(verify_on, image_shape, "verify_on")
+    deployed = _certifier(model, method) if certificate else Uncertified(condense(model.backbone), model.head)
+    signatures = Signatures(deployed, image_shape, model.class_names, max_pixels, resize)
     directory.mkdir(parents=True, exist_ok=True)
     version = 1 + max(versions(directory), default=0) if version is None else version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -67,14 +88,17 @@ def export_model(model, directory, version=None, method=None, facts=None, max_pi
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".export-{version}-", dir=directory))
     try:
         archive = keras.export.ExportArchive()
-        archive.track(certifier)
-        for name, function, signature in Signatures(certifier, image_shape, model.class_names, max_pixels).endpoints():
+        archive.track(deployed)
+        for name, function, signature in signatures.endpoints():
             archive.add_endpoint(name, function, input_signature=signature)
         archive.write_out(str(temporary), verbose=False)
         card = temporary / MODEL_CARD
         card.parent.mkdir(parents=True, exist_ok=True)
-        card.write_text(json.dumps(_model_card(model, certifier, facts or {}), indent=2) + "\n")
+        card.write_text(json.dumps(_model_card(model, signatures, facts or {}), indent=2) + "\n")
+        write_warmup(temporary, _warmup_requests(signatures))
         temporary.chmod(0o755)
+        if verify_on is not None:
+            verify_export(temporary, signatures, np.asarray(verify_on, "float32"))
         os.rename(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -82,15 +106,54 @@ def export_model(model, directory, version=None, method=None, facts=None, max_pi
     return target
 
 
+def _certifier(model, method):
+    if method == "soft":
+        raise ValueError("the radius of soft scores is not certified in float32; export with another method.")
+    certifier = model.certifier(method)
+    if not certifier.has_rounding_analysis:
+        raise ValueError(
+            f"the backbone {model.backbone.name!r} has a Lipschitz bound but no analysis of its float32 rounding, "
+            "so its radii are not certified and the model is not exported. To serve it without a certificate, export "
+            "with certificate=False (--without-certificate)."
+        )
+    return certifier
+
+
+def _warmup_requests(signatures):
+    """One request of one gray image for each signature."""
+    image = np.full(signatures.image_shape, 0.5, "float32")
+    file = io.BytesIO()
+    pixels = np.uint8(255 * image)
+    PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    values = {
+        "images": image[None],
+        "radius": np.zeros(1, "float32"),
+        "image_bytes": np.array([file.getvalue()], dtype=object),
+    }
+    return [(name, {spec.name: values[spec.name] for spec in inputs}) for name, _, inputs in signatures.endpoints()]
+
+
 def versions(directory):
     """Version numbers of the folders in a model directory, ascending."""
     return sorted(int(entry.name) for entry in pathlib.Path(directory).iterdir() if entry.name.isdecimal())
 
 
-def _model_card(model, certifier, facts):
+def _model_card(model, signatures, facts):
     packages = ("clustr-keras", "keras", "tensorflow", "numpy")
     return {
         **facts,
+        **(_proof(signatures.model) if signatures.is_certified else {"lipschitz_bound": None, "certificate": None}),
+        "encoded_images": {"max_pixels": signatures.max_pixels, "resized": signatures.resize},
+        "image_shape": list(signatures.image_shape),
+        "class_names": signatures.class_names,
+        "clusters_per_class": model.clusters_per_class,
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _proof(certifier):
+    return {
         "lipschitz_bound": certifier.bound.value,
         "lipschitz_table": [
             {"operation": operation, "bound": value, "how": how} for operation, value, how in certifier.bound.table
@@ -100,11 +163,6 @@ def _model_card(model, certifier, facts):
             "method": certifier.method,
             "arithmetic": "IEEE float32, any order of summation; no TF32, reduced precision, Winograd or FFT",
             "rounding_slack_subtracted": True,
-            "of_encoded_images": "the radius is that of the decoded float image",
+            "of_encoded_images": "the radius is that of the float image, decoded and resized",
         },
-        "image_shape": list(model.backbone.input_shape[1:]),
-        "class_names": model.class_names,
-        "clusters_per_class": model.clusters_per_class,
-        "versions": {package: importlib.metadata.version(package) for package in packages},
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

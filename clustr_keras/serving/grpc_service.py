@@ -1,6 +1,5 @@
-"""TensorFlow Serving's gRPC services, PredictionService and ModelService, over a ModelStore."""
+"""TensorFlow Serving's gRPC services, PredictionService and ModelService, over a Predictor."""
 
-import asyncio
 import logging
 
 import grpc
@@ -18,43 +17,37 @@ from clustr_keras.serving.tensor_proto import array_from_proto, proto_from_array
 _log = logging.getLogger(__name__)
 
 
-def build_grpc_server(store, pool, max_request_bytes):
-    """A `grpc.aio` server for the models of a store, without a port yet.
-
-    Args:
-        store: A `ModelStore`.
-        pool: Executor on which models run, so that the event loop only moves bytes.
-        max_request_bytes: Largest request, and largest input tensor. A larger one is RESOURCE_EXHAUSTED.
-
-    Returns:
-        A `grpc.aio.Server`.
-    """
+def build_grpc_server(predictor):
+    """A `grpc.aio` server for the models of a `Predictor`, without a port yet."""
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", max_request_bytes),
+            ("grpc.max_receive_message_length", predictor.max_request_bytes),
             ("grpc.max_send_message_length", -1),
+            # What one connection may have under way; its further requests wait with the caller.
+            ("grpc.max_concurrent_streams", 256),
             # Otherwise a second server could take the same port, and callers would reach either.
             ("grpc.so_reuseport", 0),
         ]
     )
-    prediction = PredictionService(store, pool, max_request_bytes)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(store), server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(predictor), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(predictor.store), server)
     return server
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the example-based calls are refused, as for any model without such signatures."""
+    """Predict and GetModelMetadata; the example-based calls are refused, as for any model without such signatures.
 
-    def __init__(self, store, pool, max_request_bytes):
-        """Takes what `build_grpc_server` takes."""
-        self._store = store
-        self._pool = pool
-        self._max_tensor_bytes = max_request_bytes
+    Args:
+        predictor: A `Predictor`.
+    """
+
+    def __init__(self, predictor):
+        self._predictor = predictor
+        self._store = predictor.store
 
     async def Predict(self, request, context):  # noqa: N802
         """Run one signature of one version."""
-        return await _answer(self._predict, request, context, self._pool)
+        return await _answer(self._predict, request, context)
 
     async def GetModelMetadata(self, request, context):  # noqa: N802
         """The signatures of one version."""
@@ -72,23 +65,30 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """UNIMPLEMENTED."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "MultiInference is not implemented; use Predict.")
 
-    def _predict(self, request):
-        model = _find_model(self._store, request)
-        inputs = {name: array_from_proto(proto, name, self._max_tensor_bytes) for name, proto in request.inputs.items()}
-        outputs = model.run(request.model_spec.signature_name, inputs, request.output_filter)
+    async def _predict(self, request, context):
+        def read(model):
+            limit = self._predictor.max_request_bytes
+            inputs = {name: array_from_proto(proto, name, limit) for name, proto in request.inputs.items()}
+            return [model.prepare(request.model_spec.signature_name, inputs, request.output_filter)]
+
+        with self._predictor.room_for(request.ByteSize()):
+            choice, labels = _choice(request.model_spec), ("Predict", "GRPC")
+            return await self._predictor.predict(choice, labels, read, self._response, context.time_remaining())
+
+    def _response(self, model, call, outputs):
         response = predict_pb2.PredictResponse()
         _fill_model_spec(response.model_spec, self._store.name, model.version)
-        response.model_spec.signature_name = model.signature_name(request.model_spec.signature_name)
+        response.model_spec.signature_name = call.signature_name
         for name, array in outputs.items():
             response.outputs[name].CopyFrom(proto_from_array(array))
         return response
 
-    def _get_model_metadata(self, request):
+    async def _get_model_metadata(self, request, context):
         if set(request.metadata_field) != {"signature_def"}:
             raise ServingError(
                 "INVALID_ARGUMENT", f'metadata_field must be ["signature_def"]; got {list(request.metadata_field)}.'
             )
-        model = _find_model(self._store, request)
+        model = self._store.find(*_choice(request.model_spec))
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         _fill_model_spec(response.model_spec, self._store.name, model.version)
         response.metadata["signature_def"].Pack(signature_def_map(model))
@@ -96,10 +96,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; which models are served is decided where the server is started."""
+    """GetModelStatus; which models are served is decided where the server is started.
+
+    Args:
+        store: A `ModelStore`.
+    """
 
     def __init__(self, store):
-        """Takes what `build_grpc_server` takes."""
         self._store = store
 
     async def GetModelStatus(self, request, context):  # noqa: N802
@@ -110,22 +113,17 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """UNIMPLEMENTED."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the configuration cannot be changed while serving.")
 
-    def _get_model_status(self, request):
-        spec = request.model_spec
-        if spec.WhichOneof("version_choice") == "version_label":
-            _find_model(self._store, request)  # says what is wrong with the label
-        version = spec.version.value if spec.HasField("version") else None
-        return model_status(self._store.versions(spec.name, version))
+    async def _get_model_status(self, request, context):
+        return model_status(self._store.versions(*_choice(request.model_spec)))
 
 
-def _find_model(store, request):
-    """The model that a request's `model_spec` means."""
-    spec = request.model_spec
+def _choice(spec):
+    """Name, version and label, one of the latter two `None`."""
     choice = spec.WhichOneof("version_choice")
-    return store.find(
+    return (
         spec.name,
-        version=spec.version.value if choice == "version" else None,
-        label=spec.version_label if choice == "version_label" else None,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
     )
 
 
@@ -134,12 +132,10 @@ def _fill_model_spec(spec, name, version):
     spec.version.value = version
 
 
-async def _answer(handler, request, context, pool=None):
-    """Run a handler, on the pool if it takes time, and turn its errors into gRPC's."""
+async def _answer(handler, request, context):
+    """Await a handler, and turn its errors into gRPC's."""
     try:
-        if pool is None:
-            return handler(request)
-        return await asyncio.get_running_loop().run_in_executor(pool, handler, request)
+        return await handler(request, context)
     except ServingError as error:
         await context.abort(grpc.StatusCode[error.code], error.message)
     except Exception:  # a bug: the caller learns that there is one, the log which

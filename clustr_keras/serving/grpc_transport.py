@@ -1,7 +1,9 @@
 """Requests over gRPC. The message types import TensorFlow, so they load with the first request."""
 
+import contextlib
+import functools
+
 import grpc
-import numpy as np
 
 from clustr_keras.serving.errors import ServingError
 
@@ -10,72 +12,79 @@ class GrpcTransport:
     """One channel to a server.
 
     Args:
-        address: `host:port`.
-        model: The model's name.
-        version: Its version, or None for the server's choice.
-        is_local: Whether the server is on this machine, where no proxy can help.
+        endpoint: An `Endpoint`.
+        model: A `ModelChoice`.
     """
 
-    def __init__(self, address, model, version, is_local):
-        """Connecting is left to the first request."""
+    def __init__(self, endpoint, model):
         self._model = model
-        self._version = version
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),  # the server knows its limit and says so
-                ("grpc.enable_http_proxy", 0 if is_local else 1),
-                # A retry within the same second must find a channel that tries again too.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 2000),
-            ],
-        )
+        self._channel = open_channel(grpc, endpoint)  # it connects with the first request
 
-    @staticmethod
-    def wire_bytes(array):
-        """About how many bytes an array takes in a request."""
-        return sum(map(len, array.ravel())) if array.dtype == object else array.nbytes
+    @functools.cached_property
+    def requests(self):
+        """Makes the requests that `send` takes."""
+        from clustr_keras.serving.grpc_requests import GrpcRequests
 
-    def encode(self, signature, inputs):
-        """The request, ready to send any number of times."""
-        from tensorflow_serving.apis import predict_pb2
+        return GrpcRequests(self._model)
 
-        from clustr_keras.serving.tensor_proto import proto_from_array
+    @functools.cached_property
+    def _methods(self):
+        from clustr_keras.serving.grpc_requests import remote_methods
 
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = self._model
-        request.model_spec.signature_name = signature
-        if self._version is not None:
-            request.model_spec.version.value = self._version
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(proto_from_array(array))
-        return request
+        return remote_methods(self._channel)
 
-    def send(self, request, timeout):
+    def send(self, request, deadline, metadata):
         """Send once, and wait.
 
         Args:
-            request: What `encode` made.
-            timeout: Seconds.
+            request: Of `requests`.
+            deadline: A `Deadline`.
+            metadata: Name to text.
 
         Returns:
-            Name to array; strings as object arrays of `bytes`.
+            What the request says that its answer is.
 
         Raises:
             ServingError: With the server's code, or UNAVAILABLE or DEADLINE_EXCEEDED if it did not answer.
         """
-        from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
-
-        from clustr_keras.serving.tensor_proto import array_from_proto
-
-        try:
-            response = PredictionServiceStub(self._channel).Predict(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise ServingError(error.code().name, error.details() or "") from error
-        return {name: np.asarray(array_from_proto(proto, name)) for name, proto in response.outputs.items()}
+        method = self._methods[request.method]
+        with grpc_errors():
+            response = method(request.message, timeout=deadline.remaining(), metadata=tuple(metadata.items()))
+        return request.read(response)
 
     def close(self):
         """Close the channel."""
         self._channel.close()
+
+
+def open_channel(api, endpoint):
+    """A channel to a server, not connected yet.
+
+    Args:
+        api: `grpc` or `grpc.aio`.
+        endpoint: An `Endpoint`.
+
+    Returns:
+        A channel.
+    """
+    options = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),  # the server knows its limit and says so
+        ("grpc.enable_http_proxy", 0 if endpoint.is_local else 1),  # on this machine no proxy can help
+        # A retry within the same second must find a channel that tries again too.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+    ]
+    if endpoint.tls is None:
+        return api.insecure_channel(endpoint.address, options=options)
+    return api.secure_channel(endpoint.address, endpoint.tls.grpc_credentials(), options=options)
+
+
+@contextlib.contextmanager
+def grpc_errors():
+    """Turns the errors of a call into `ServingError`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise ServingError(error.code().name, error.details() or "") from error

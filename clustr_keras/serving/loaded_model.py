@@ -1,5 +1,7 @@
 """One version of a model in memory: its signatures, and how to run them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
@@ -12,6 +14,27 @@ from clustr_keras.serving.tensor_proto import array_from_proto
 
 DEFAULT_SIGNATURE = "serving_default"
 _TAGS = ["serve"]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A checked request to one signature.
+
+    Attributes:
+        signature_name: Its name.
+        inputs: Name to array, defaults included.
+        wanted: Names of the outputs to send.
+        rows: Examples in it, where the first axis of every input and output is the batch; otherwise `None`.
+    """
+
+    signature_name: str
+    inputs: dict
+    wanted: list
+    rows: int | None
+
+    def only_wanted(self, outputs):
+        """Those of all outputs that are to be sent."""
+        return {name: outputs[name] for name in self.wanted}
 
 
 class LoadedModel:
@@ -72,8 +95,23 @@ class LoadedModel:
             Name to array.
 
         Raises:
+            ServingError: As `prepare` and `execute`.
+        """
+        call = self.prepare(signature_name, inputs, output_filter)
+        return call.only_wanted(self.execute(call.signature_name, call.inputs))
+
+    def prepare(self, signature_name, inputs, output_filter=()):
+        """Check a request against its signature, before it waits for a thread or joins others in a batch.
+
+        Args:
+            signature_name, inputs, output_filter: As for `run`.
+
+        Returns:
+            A `Call`.
+
+        Raises:
             ServingError: FAILED_PRECONDITION for an unknown signature; INVALID_ARGUMENT for names, dtypes or shapes
-                that are not the signature's; and the code of the TensorFlow error where the graph itself objects.
+                that are not the signature's.
         """
         signature_name = self.signature_name(signature_name)
         definition = self.signature_defs[signature_name]
@@ -82,15 +120,32 @@ class LoadedModel:
         wanted = _wanted_outputs(definition, output_filter)
         for name, array in given.items():
             _check_array(name, array, definition.inputs[name])
+        rows = {len(array) for array in given.values()} if _is_batchable(definition) else ()
+        return Call(signature_name, given, wanted, rows.pop() if len(rows) == 1 else None)
+
+    def execute(self, signature_name, inputs):
+        """Run a signature on inputs that were checked.
+
+        Args:
+            signature_name: Its name.
+            inputs: Name to array, for all inputs.
+
+        Returns:
+            Name to array, for all outputs.
+
+        Raises:
+            ServingError: With the code of the TensorFlow error, where the graph itself objects.
+        """
+        definition = self.signature_defs[signature_name]
         try:
             outputs = self._model.signatures[signature_name](
-                **{name: tf.constant(array, dtype=definition.inputs[name].dtype) for name, array in given.items()}
+                **{name: tf.constant(array, dtype=definition.inputs[name].dtype) for name, array in inputs.items()}
             )
         except tf.errors.OpError as error:
             # In front of the reason TensorFlow puts where the graph was made, which says nothing to a caller.
             reason = error.message.rpartition("<stack traces unavailable>")[2].strip()
             raise ServingError(CODES[error.error_code], reason) from error
-        return {name: _array(outputs[name], definition.outputs[name]) for name in wanted}
+        return {name: _array(outputs[name], info) for name, info in definition.outputs.items()}
 
 
 def _read_signature_defs(path):
@@ -106,6 +161,12 @@ def _read_signature_defs(path):
             return dict(meta_graph.signature_def)
     tags = [sorted(meta_graph.meta_info_def.tags) for meta_graph in saved_model.meta_graphs]
     raise ValueError(f"a SavedModel must have a graph with the tags {_TAGS}; {path} has {tags}.")
+
+
+def _is_batchable(definition):
+    """Whether the first axis of every input and output is left open: the batch."""
+    shapes = [info.tensor_shape for info in (*definition.inputs.values(), *definition.outputs.values())]
+    return all(not shape.unknown_rank and shape.dim and shape.dim[0].size == -1 for shape in shapes)
 
 
 def _check_names(definition, inputs):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.loaded_model import LoadedModel
+from clustr_keras.serving.warmup import replay_warmup
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class Version:
 
 
 class ModelStore:
-    """All versions in a model directory, in memory.
+    """All versions in a model directory, in memory, each after its warm-up requests.
 
     A version is a folder whose name is a plain integer and that holds a SavedModel; anything else, temporary folders of
     an export under way for one, is ignored. A request keeps the model that it was given, also when the version is
@@ -34,12 +35,14 @@ class ModelStore:
     Args:
         model_dir: The folder that holds the version folders.
         name: The model's name.
+        labels: Label to version number: other names for versions, `{"stable": 1, "canary": 2}` for example.
     """
 
-    def __init__(self, model_dir, name):
+    def __init__(self, model_dir, name, labels=None):
         """Nothing is read before `load`."""
         self.model_dir = Path(model_dir)
         self.name = name
+        self.labels = dict(labels or {})
         self._versions = {}  # replaced as a whole, never changed: readers need no lock
         self._loading = threading.Lock()
 
@@ -79,7 +82,7 @@ class ModelStore:
         Args:
             name: Name of the model.
             version: Its number; by default the newest that could be loaded.
-            label: Name of a version. None are defined yet.
+            label: Label of a version, instead of its number.
 
         Returns:
             A `LoadedModel`.
@@ -87,9 +90,7 @@ class ModelStore:
         Raises:
             ServingError: NOT_FOUND for a model or version that is not here; INVALID_ARGUMENT for an unknown label.
         """
-        self._check_name(name)
-        if label is not None:
-            raise ServingError("INVALID_ARGUMENT", f'model "{name}" has no version label "{label}"; use a number.')
+        version = self._version(name, version, label)
         models = {number: known.model for number, known in self._versions.items() if known.model}
         if version is None and models:
             return models[max(models)]
@@ -98,13 +99,13 @@ class ModelStore:
             raise ServingError("NOT_FOUND", f'model "{name}" does not have {wanted}; available: {sorted(models)}.')
         return models[version]
 
-    def versions(self, name, version=None):
+    def versions(self, name, version=None, label=None):
         """Every `Version`, or the one asked for, newest first; those that failed to load too.
 
         Raises:
-            ServingError: NOT_FOUND, if there are none.
+            ServingError: NOT_FOUND, if there are none; INVALID_ARGUMENT for an unknown label.
         """
-        self._check_name(name)
+        version = self._version(name, version, label)
         known = self._versions
         found = [known[number] for number in sorted(known, reverse=True) if version in (None, number)]
         if not found:
@@ -112,9 +113,16 @@ class ModelStore:
             raise ServingError("NOT_FOUND", f'model "{name}" does not have {wanted}; it has {sorted(known)}.')
         return found
 
-    def _check_name(self, name):
+    def _version(self, name, version, label):
+        """The version's number that a request asks for, or `None`."""
         if name != self.name:
             raise ServingError("NOT_FOUND", f'model "{name}" is not served here; this server has "{self.name}".')
+        if label is None:
+            return version
+        if label not in self.labels:
+            known = sorted(self.labels)
+            raise ServingError("INVALID_ARGUMENT", f'model "{name}" has no version label "{label}"; it has {known}.')
+        return self.labels[label]
 
     def _current(self, number, folder):
         known = self._versions.get(number)
@@ -123,6 +131,7 @@ class ModelStore:
         stamps = _model_stamp(folder), _folder_stamp(folder)  # before loading: what changes during it counts as new
         try:
             model = LoadedModel(folder, number)
+            replay_warmup(model, folder)
         except Exception as error:  # TensorFlow promises no types here, and a bad version must not stop the others
             _log.warning("Version %d of model %s could not be loaded from %s: %s", number, self.name, folder, error)
             return Version(number, stamps[1], error=f"{type(error).__name__}: {error}")

@@ -7,6 +7,7 @@ import json
 import reprlib
 from dataclasses import dataclass
 
+from clustr_keras.serving import json_codec
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.tensor_json import array_from_json, array_to_json, is_base64
 
@@ -33,7 +34,7 @@ def parse_predict(body):
         ServingError: INVALID_ARGUMENT, if it is not JSON, or not of the form of a request.
     """
     try:
-        document = json.loads(body)
+        document = json_codec.loads(body)
     except RecursionError:
         raise _invalid("the body is nested too deeply to be tensors") from None
     except ValueError as error:  # bad syntax, bad UTF-8, or an integer of thousands of digits

@@ -1,6 +1,5 @@
-"""TensorFlow Serving's REST interface over a ModelStore, as a Starlette application."""
+"""TensorFlow Serving's REST interface over a Predictor, as a Starlette application."""
 
-import asyncio
 import functools
 import json
 import logging
@@ -14,6 +13,7 @@ from starlette.routing import Route
 
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.model_info import model_status, signature_def_map
+from clustr_keras.serving.monitoring import METRICS_PATH
 from clustr_keras.serving.predict_json import parse_predict, read_inputs, write_outputs
 
 _log = logging.getLogger(__name__)
@@ -28,25 +28,35 @@ _POST = {":predict", ":classify", ":regress"}
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # so that all get the same kind of error
 
 
-def build_rest_app(store, pool, max_request_bytes):
-    """The REST interface of the models in a store.
+def build_rest_app(predictor, timeout):
+    """The REST interface of the models of a `Predictor`.
+
+    A body that is too large is answered with 413, and never held in memory.
 
     Args:
-        store: A `ModelStore`.
-        pool: Executor on which models run, so that the event loop only moves bytes.
-        max_request_bytes: Largest body. A larger one is answered with 413, and never held in memory.
+        predictor: A `Predictor`.
+        timeout: Seconds that a request may wait for its turn.
 
     Returns:
         A Starlette application.
     """
 
+    async def answer(request):
+        match = _match(request.method, request.url.path)
+        # A body of unknown size may become as large as any.
+        size = int(
+            request.headers.get("content-length", predictor.max_request_bytes if match["action"] in _POST else 0)
+        )
+        with predictor.room_for(size):
+            body = await _read_body(request, predictor)
+            if match["action"] != ":predict":
+                return _at_hand(predictor.store, match)
+            read, write = functools.partial(_read_call, body), _write_outputs
+            return await predictor.predict(_choice(match), ("predict", "REST"), read, write, timeout)
+
     async def endpoint(request):
         try:
-            body = await _read_body(request, max_request_bytes)
-            work = functools.partial(_answer, store, request.method, request.url.path, body)
-            # Status and metadata are at hand: a probe must not wait for a model that is busy.
-            is_quick = request.method == "GET"
-            answer = work() if is_quick else await asyncio.get_running_loop().run_in_executor(pool, work)
+            return Response(await answer(request), media_type="application/json")
         except ServingError as error:
             return _json({"error": error.message}, error.http_status)
         except ClientDisconnect:
@@ -54,51 +64,59 @@ def build_rest_app(store, pool, max_request_bytes):
         except Exception:  # a bug: the caller learns that there is one, the log which
             _log.exception("REST request failed")
             return _json({"error": "the server failed; its log says why."}, 500)
-        return Response(answer, media_type="application/json")
 
-    return Starlette(routes=[Route("/{path:path}", endpoint, methods=_METHODS)])
+    async def monitoring(request):
+        return Response(predictor.metrics.page(), media_type="text/plain; version=0.0.4")
 
-
-async def _read_body(request, limit):
-    too_large = ServingError(
-        "RESOURCE_EXHAUSTED", f"the body is larger than {limit} bytes. Send fewer examples at a time.", http_status=413
+    return Starlette(
+        routes=[Route(METRICS_PATH, monitoring), Route("/{path:path}", endpoint, methods=_METHODS)],
     )
-    # Judged by what the header declares, so that nothing is read in vain; and by what comes, as chunks declare nothing.
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise too_large
+
+
+async def _read_body(request, predictor):
+    # By what comes, as chunks declare nothing.
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > limit:
-            raise too_large
+        predictor.check_size(size)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
-def _answer(store, method, path, body):
+def _match(method, path):
     match = _PATH.fullmatch(path)
     if not match or method != ("POST" if match["action"] in _POST else "GET"):
         raise ServingError(
             "INVALID_ARGUMENT",
-            f"malformed request: {method} {path}. Expected POST /v1/models/NAME[/versions/N]:predict or "
-            "GET /v1/models/NAME[/versions/N][/metadata].",
+            f"malformed request: {method} {path}. Expected POST /v1/models/NAME[/versions/N|/labels/L]:predict or "
+            "GET /v1/models/NAME[/versions/N|/labels/L][/metadata].",
         )
-    name, label = match["name"], match["label"]
-    version = int(match["version"]) if match["version"] else None
-    if match["action"] == "" and label is None:
-        return _message(model_status(store.versions(name, version)))
-    model = store.find(name, version, label)
-    if match["action"] == ":predict":
-        return _predict(model, body)
+    return match
+
+
+def _choice(match):
+    """Name, version and label."""
+    return match["name"], int(match["version"]) if match["version"] else None, match["label"]
+
+
+def _at_hand(store, match):
+    """What is answered at once: a probe must not wait for a model that is busy."""
+    if match["action"] == "":
+        return _message(model_status(store.versions(*_choice(match))))
+    model = store.find(*_choice(match))
     if match["action"] == "/metadata":
-        return _metadata(model, name)
+        return _metadata(model, match["name"])
     raise ServingError("INVALID_ARGUMENT", f'no signature of this model is for {match["action"]}; use ":predict".')
 
 
-def _predict(model, body):
+def _read_call(body, model):
     parsed = parse_predict(body)
     inputs = read_inputs(parsed, model.json_dtypes(parsed.signature_name))
-    return write_outputs(model.run(parsed.signature_name, inputs), parsed.is_row_format)
+    return model.prepare(parsed.signature_name, inputs), parsed.is_row_format
+
+
+def _write_outputs(model, call, outputs, is_row_format):
+    return write_outputs(outputs, is_row_format)
 
 
 def _metadata(model, name):

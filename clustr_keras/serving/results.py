@@ -97,3 +97,26 @@ def from_outputs(result_type, outputs):
             "Use Client.call for models that clustr_keras did not export.",
         )
     return result_type(**{name: outputs.get(name) for name in names})
+
+
+def with_text(outputs):
+    """Outputs with their strings decoded.
+
+    Args:
+        outputs: Name to array; strings as object arrays of `bytes`.
+
+    Returns:
+        A dictionary with the same arrays, strings as arrays of `str`; those whose name ends in `_bytes`, or that turn
+        out to be binary, as they were.
+    """
+    return {name: _decoded(array, name) for name, array in outputs.items()}
+
+
+def _decoded(array, name):
+    if array.dtype != object or name.endswith("_bytes"):
+        return array
+    try:
+        text = [value.decode() for value in array.ravel()]
+    except UnicodeDecodeError:
+        return array
+    return np.array(text, dtype=str).reshape(array.shape)

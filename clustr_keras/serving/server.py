@@ -1,15 +1,19 @@
 """LocalServer: serves a model directory on this machine, in TensorFlow Serving's protocols.
 
-    models      versions in a directory             model_store.py, loaded_model.py, model_info.py
+    models      versions in a directory             model_store.py, loaded_model.py, warmup.py, model_info.py
+    requests    found, bounded, run in batches      predictor.py, batching.py
     gRPC        PredictionService, ModelService     grpc_service.py, tensor_proto.py
     REST        /v1/models/...                      rest.py, predict_json.py, tensor_json.py
     errors      one class, two protocols            errors.py
+    metrics     for Prometheus                      monitoring.py
 
-Both protocols run in one event loop. It only moves bytes: models run on a small pool of threads.
+Both protocols run in one event loop. It only moves bytes: messages are read and written on one pool of threads, models
+run on another.
 """
 
 import asyncio
 import concurrent.futures
+import gc
 import logging
 import signal
 import socket
@@ -17,8 +21,9 @@ import threading
 
 import uvicorn
 
+from clustr_keras.serving.batching import BatchingParameters
 from clustr_keras.serving.grpc_service import build_grpc_server
-from clustr_keras.serving.model_store import ModelStore
+from clustr_keras.serving.predictor import Predictor
 from clustr_keras.serving.rest import build_rest_app
 
 _log = logging.getLogger(__name__)
@@ -27,8 +32,9 @@ _log = logging.getLogger(__name__)
 class LocalServer:
     """Serves the versions in a model directory over gRPC and REST.
 
-    The newest version answers unless a request names another. New version folders are picked up and deleted ones
-    dropped while it runs.
+    The newest version answers unless a request names another, by number or by label. New version folders are picked up
+    and deleted ones dropped while it runs. Requests of many callers run together in batches. Metrics for Prometheus are
+    at `/monitoring/prometheus/metrics` of the REST port.
 
     Args:
         model_dir: The folder that holds the version folders.
@@ -36,8 +42,11 @@ class LocalServer:
         grpc_port: Port for gRPC; 0 picks a free one.
         rest_port: Port for REST; 0 picks a free one.
         host: Address to listen on. Only this machine can reach the default.
+        labels: Label to version number, `{"stable": 1, "canary": 2}` for example.
+        batching: `BatchingParameters`: what runs together, and how much may wait.
         max_request_bytes: Largest request. A larger one is RESOURCE_EXHAUSTED, over REST 413.
-        num_threads: How many predictions run at a time. TensorFlow uses further threads within each.
+        max_bytes_under_way: Largest sum of all requests at a time. Beyond it they are UNAVAILABLE, over REST 503.
+        rest_timeout_seconds: How long a REST request may wait for its turn; over gRPC the caller's deadline says so.
         poll_seconds: How often the directory is looked at for new and deleted versions.
         grace_seconds: How long requests under way may take after a stop.
 
@@ -58,8 +67,11 @@ class LocalServer:
         rest_port=0,
         host="127.0.0.1",
         *,
+        labels=None,
+        batching=None,
         max_request_bytes=64 * 2**20,
-        num_threads=2,
+        max_bytes_under_way=512 * 2**20,
+        rest_timeout_seconds=30.0,
         poll_seconds=1.0,
         grace_seconds=30.0,
     ):
@@ -74,9 +86,11 @@ class LocalServer:
         self.host = host
         self.grpc_port = grpc_port
         self.rest_port = rest_port
-        self._store = ModelStore(model_dir, name)
-        self._max_request_bytes = max_request_bytes
-        self._num_threads = num_threads
+        self._predictor = Predictor(
+            model_dir, name, labels, batching or BatchingParameters(), max_request_bytes, max_bytes_under_way
+        )
+        self._store = self._predictor.store
+        self._rest_timeout_seconds = rest_timeout_seconds
         self._poll_seconds = poll_seconds
         self._grace_seconds = grace_seconds
         self._thread = None
@@ -146,6 +160,10 @@ class LocalServer:
         }
         try:
             with self:
+                # What is there stays. A large JSON body is many lists, and each collection that they set off would look
+                # through all of TensorFlow's objects for 0.2 s.
+                gc.collect()
+                gc.freeze()
                 if on_ready:
                     on_ready(self)
                 while not signalled.wait(0.5):
@@ -168,8 +186,8 @@ class LocalServer:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._request_stop = lambda: loop.is_closed() or loop.call_soon_threadsafe(stop.set)
-        with concurrent.futures.ThreadPoolExecutor(self._num_threads, "clustr-request") as pool:
-            grpc_server, rest_server, rest_socket = self._bind(pool)
+        with self._predictor.threads():
+            grpc_server, rest_server, rest_socket = self._bind()
             await grpc_server.start()
             tasks = [
                 asyncio.create_task(rest_server.serve(sockets=[rest_socket])),
@@ -188,7 +206,7 @@ class LocalServer:
             for task in done:
                 task.result()
 
-    def _bind(self, pool):
+    def _bind(self):
         """Take both ports, or neither."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
@@ -198,7 +216,7 @@ class LocalServer:
         # Accepted connections inherit it. asyncio sets it only on sockets made with an explicit protocol number, and
         # without it every answer waits 40 ms for the client's acknowledgement.
         rest_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        grpc_server = build_grpc_server(self._store, pool, self._max_request_bytes)
+        grpc_server = build_grpc_server(self._predictor)
         try:
             self.grpc_port = grpc_server.add_insecure_port(f"{_bracketed(self.host)}:{self.grpc_port}")
         except RuntimeError as error:
@@ -207,7 +225,7 @@ class LocalServer:
         self.rest_port = rest_socket.getsockname()[1]
         rest_server = uvicorn.Server(
             uvicorn.Config(
-                build_rest_app(self._store, pool, self._max_request_bytes),
+                build_rest_app(self._predictor, self._rest_timeout_seconds),
                 lifespan="off",
                 ws="none",
                 log_config=None,  # logging is the application's to configure

@@ -2,46 +2,50 @@
 
 import tensorflow as tf
 
+from clustr_keras.certification import Certifier
 from clustr_keras.serving.decoding import decode_images
 
 
 class Signatures:
-    """A certifier with the signatures of the serving contract.
+    """A deployed model with the signatures of the serving contract.
 
     Every signature checks the size of its images, judges each example by itself (`is_valid`: finite and in [0, 1]), and
     masks what it says of an invalid one: class -1, an empty name, zeros, radius 0.
 
     Args:
-        certifier: `Certifier` with a certified radius.
+        model: `Certifier` with a certified radius; or `Uncertified`, of which only `serving_default` and `embed` are
+            left, without a radius.
         image_shape: `(H, W, C)`.
         class_names: C strings.
         max_pixels: Largest number of pixels that an encoded image may declare.
+        resize: Whether encoded images of another size are resized; they are invalid otherwise.
     """
 
-    def __init__(self, certifier, image_shape, class_names, max_pixels=2**24):
-        self.certifier = certifier
+    def __init__(self, model, image_shape, class_names, max_pixels=2**24, resize=False):
+        self.model = model
+        self.is_certified = isinstance(model, Certifier)
         self.image_shape = tuple(image_shape)
         self.class_names = list(class_names)
         self.max_pixels = max_pixels
+        self.resize = resize
 
     def endpoints(self):
         """`(name, function, input signature)` of each."""
         images = tf.TensorSpec([None, *self.image_shape], tf.float32, "images")
         radius = tf.TensorSpec([None], tf.float32, "radius")
         image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
-        return [
-            ("serving_default", self.predict, [images]),
-            ("certify", self.certify, [images]),
-            ("certify_at", self.certify_at, [images, radius]),
-            ("certify_encoded", self.certify_encoded, [image_bytes]),
-            ("embed", self.embed, [images]),
-        ]
+        endpoints = [("serving_default", self.predict, [images]), ("embed", self.embed, [images])]
+        if self.is_certified:
+            endpoints += [("certify", self.certify, [images]), ("certify_at", self.certify_at, [images, radius])]
+        if self.is_certified and self.image_shape[-1] in (1, 3):
+            endpoints += [("certify_encoded", self.certify_encoded, [image_bytes])]
+        return endpoints
 
     def predict(self, images):
         """Class, probabilities, certified radius and validity."""
         answer = self._answer(images)
         names = ("class_ids", "class_names", "probabilities", "certified_radius", "is_valid")
-        return {name: answer[name] for name in names}
+        return {name: answer[name] for name in names if name in answer}
 
     def certify(self, images):
         """All of `predict`, and the logits, the runner-up, the nearest cluster and the Lipschitz bound."""
@@ -67,7 +71,7 @@ class Signatures:
 
     def certify_encoded(self, image_bytes):
         """`certify` of PNG or JPEG files."""
-        return self.certify(decode_images(image_bytes, self.image_shape, self.max_pixels))
+        return self.certify(decode_images(image_bytes, self.image_shape, self.max_pixels, self.resize))
 
     def embed(self, images):
         """Embeddings and validity."""
@@ -79,22 +83,26 @@ class Signatures:
         # A NaN fails both comparisons.
         is_valid = tf.reduce_all((images >= 0.0) & (images <= 1.0), axis=[1, 2, 3])
         images = tf.where(is_valid[:, None, None, None], images, 0.0)
-        outputs = self.certifier(images, training=False)
+        outputs = self.model(images, training=False)
         class_ids = tf.where(is_valid, tf.cast(outputs["class_ids"], tf.int64), -1)
 
         def only_valid(values, otherwise=0):
             mask = tf.reshape(is_valid, [-1] + [1] * (len(values.shape) - 1))
             return tf.where(mask, values, tf.cast(otherwise, values.dtype))
 
-        return {
+        answer = {
             "class_ids": class_ids,
             "class_names": tf.where(is_valid, tf.gather(self.class_names, tf.maximum(class_ids, 0)), ""),
             "probabilities": only_valid(outputs["probabilities"]),
-            "certified_radius": only_valid(outputs["certified_radius"]),
             "is_valid": is_valid,
+            "embeddings": only_valid(outputs["embeddings"]),
+        }
+        if not self.is_certified:
+            return answer
+        return answer | {
+            "certified_radius": only_valid(outputs["certified_radius"]),
             "logits": only_valid(outputs["logits"]),
             "runner_up_class_ids": only_valid(tf.cast(outputs["runner_up_class_ids"], tf.int64), -1),
             "nearest_cluster": only_valid(tf.cast(outputs["nearest_cluster"], tf.int64), -1),
-            "lipschitz_bound": tf.fill(tf.shape(class_ids), tf.constant(self.certifier.bound.value, tf.float32)),
-            "embeddings": only_valid(outputs["embeddings"]),
+            "lipschitz_bound": tf.fill(tf.shape(class_ids), tf.constant(self.model.bound.value, tf.float32)),
         }

@@ -124,9 +124,24 @@ def certified_accuracies(certificate, labels):
     return f"clean accuracy {certificate.accuracy_at(0.0, labels):.1%}, {kind} {' and '.join(shown)}"
 
 
+def accuracy_facts(model, images, labels, with_certificate=True):
+    """Accuracies for a model card: how many images, clean accuracy, and certified accuracy by radius."""
+    facts = {"test_images": len(images)}
+    if not with_certificate:
+        return facts | {"clean_accuracy": _clean_accuracy(model, images, labels)}
+    certificate = model.certify(images)
+    facts["clean_accuracy"] = certificate.accuracy_at(0.0, labels)
+    if certificate.certified_radius is not None:
+        facts["certified_accuracy"] = {str(radius): certificate.accuracy_at(radius, labels) for radius in _RADII}
+    return facts
+
+
 def _accuracies(model, test, with_certificate):
     images = as_floats(test.images)
     if with_certificate:
         return certified_accuracies(model.certify(images), test.labels)
-    right = model.predict(images, batch_size=250, verbose=0).argmax(-1) == test.labels
-    return f"clean accuracy {np.mean(right):.1%}"
+    return f"clean accuracy {_clean_accuracy(model, images, test.labels):.1%}"
+
+
+def _clean_accuracy(model, images, labels):
+    return float(np.mean(model.predict(images, batch_size=250, verbose=0).argmax(-1) == labels))

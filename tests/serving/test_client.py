@@ -1,3 +1,5 @@
+import asyncio
+import inspect
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -5,7 +7,51 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from clustr_keras.serving import Client, LocalServer, ServingError
+from clustr_keras.serving import AsyncClient, Client, LocalServer, ServingError
+from clustr_keras.serving.model_description import SignatureInfo, TensorInfo, VersionStatus
+
+
+class Waiting:  # AsyncClient in an event loop of its own, with the interface of Client
+    def __init__(self, *args, **options):
+        self.client = AsyncClient(*args, **options)
+        self.runner = asyncio.Runner()
+
+    def __getattr__(self, name):
+        value = getattr(self.client, name)
+        return (lambda *args, **options: self.runner.run(value(*args, **options))) if callable(value) else value
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+        self.runner.close()
+
+
+@pytest.fixture(params=[Client, Waiting], ids=["Client", "AsyncClient"])
+def make_client(request):
+    return request.param
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def protocol(request):
+    return request.param
+
+
+def target_of(server, protocol):
+    return server.grpc_target if protocol == "grpc" else server.rest_url
+
+
+@pytest.fixture
+def client(make_client, protocol, clustr_server):
+    with make_client(target_of(clustr_server, protocol)) as client:
+        yield client
+
+
+@pytest.fixture
+def toy_client(make_client, protocol, toy_server):
+    with make_client(target_of(toy_server, protocol), model="toy") as client:
+        yield client
 
 
 def images_of(*means):
@@ -16,6 +62,14 @@ def count_requests(client, monkeypatch):
     requests, send = [], client._transport.send
     monkeypatch.setattr(client._transport, "send", lambda *args: requests.append(args) or send(*args))
     return requests
+
+
+def test_both_clients_have_the_same_interface():
+    for name, method in inspect.getmembers(Client, inspect.isfunction):
+        if not name.startswith("_"):
+            twin = getattr(AsyncClient, name)
+            assert inspect.signature(twin) == inspect.signature(method)
+            assert inspect.iscoroutinefunction(twin)
 
 
 def test_predict(client):
@@ -98,19 +152,18 @@ def test_call_keeps_scalars_and_special_values(toy_client):
     np.testing.assert_array_equal(toy_client.call("mean", {"x": x})["x"], x, strict=True)
 
 
-def test_the_version_is_chosen_by_number(toy_server):
+def test_the_version_is_chosen_by_number(make_client, toy_server):
     for target in (toy_server.grpc_target, f"grpc://{toy_server.grpc_target}", toy_server.rest_url):
         for version, offset in ((None, 3), (2, 2)):
-            with Client(target, model="toy", version=version) as client:
+            with make_client(target, model="toy", version=version) as client:
                 assert client.call("serving_default", {"x": np.float32([0])})["y"].tolist() == [offset]
 
 
 @pytest.mark.parametrize("limit", [{"max_rows": 3}, {"max_bytes": 200}, {"max_bytes": 1}])
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_large_batches_are_split_and_joined_in_order(clustr_server, monkeypatch, limit, protocol):
+def test_large_batches_are_split_and_joined_in_order(make_client, protocol, clustr_server, monkeypatch, limit):
     images = images_of(*np.linspace(0, 1, 8))
-    target = clustr_server.grpc_target if protocol == "grpc" else clustr_server.rest_url
-    with Client(target) as whole, Client(target, **limit) as parts:
+    target = target_of(clustr_server, protocol)
+    with make_client(target) as whole, make_client(target, **limit) as parts:
         requests = count_requests(parts, monkeypatch)
         expected, got = whole.predict(images), parts.predict(images)
         assert len(requests) > 2
@@ -121,7 +174,9 @@ def test_large_batches_are_split_and_joined_in_order(clustr_server, monkeypatch,
     assert got.class_names.tolist() == expected.class_names.tolist()
 
 
-def test_callers_that_share_a_client_get_their_own_answers(toy_client):
+def test_threads_that_share_a_client_get_their_own_answers(protocol, toy_server):
+    toy_client = Client(target_of(toy_server, protocol), model="toy")
+
     def query(i):
         x = np.arange(i, i + 1 + i % 5, dtype=np.float32)
         if i % 7 == 0:
@@ -129,7 +184,7 @@ def test_callers_that_share_a_client_get_their_own_answers(toy_client):
                 toy_client.call("serving_default", {"x": x[None]})
         np.testing.assert_array_equal(toy_client.call("serving_default", {"x": x})["y"], x / 2 + 3)
 
-    with ThreadPoolExecutor(8) as callers:
+    with toy_client, ThreadPoolExecutor(8) as callers:
         list(callers.map(query, range(80)))
 
 
@@ -166,11 +221,10 @@ def test_a_request_above_the_servers_limit_is_not_retried(toy_client, monkeypatc
     assert len(requests) == 1
 
 
-@pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_a_server_that_is_not_there_is_unavailable(scheme, clustr_dir, monkeypatch):
+def test_a_server_that_is_not_there_is_unavailable(make_client, protocol, clustr_dir, monkeypatch):
     with LocalServer(clustr_dir) as server:
-        port = server.rest_port
-    with Client(f"{scheme}://127.0.0.1:{port}", attempts=2) as client:
+        target = target_of(server, protocol)
+    with make_client(target, attempts=2) as client:
         requests = count_requests(client, monkeypatch)
         with pytest.raises(ServingError) as caught:
             client.predict(images_of(0.25))
@@ -197,20 +251,33 @@ def test_only_unavailable_is_retried(client, monkeypatch, code, calls):
         assert len(failures) == 1
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_a_client_outlives_a_restart_of_the_server(clustr_dir, protocol):
+def test_a_client_outlives_a_restart_of_the_server(make_client, protocol, clustr_dir):
     with LocalServer(clustr_dir) as server:
-        client = Client(server.grpc_target if protocol == "grpc" else server.rest_url)
+        client = make_client(target_of(server, protocol))
         client.predict(images_of(0.25))
     with LocalServer(clustr_dir, grpc_port=server.grpc_port, rest_port=server.rest_port), client:
         assert client.predict(images_of(0.25)).class_ids.tolist() == [0]
 
 
-def test_an_answer_that_takes_too_long_is_deadline_exceeded(toy_server, gate):
-    for target in (toy_server.grpc_target, toy_server.rest_url):
-        with Client(target, model="toy", timeout=0.2) as client, pytest.raises(ServingError) as caught:
-            client.call("slow", {"x": np.float32([1])})
-        assert caught.value.code == "DEADLINE_EXCEEDED"
+def test_signatures_say_what_they_take_and_give(toy_client):
+    signatures = toy_client.signatures()
+    assert set(signatures) == {"serving_default", "three_inputs", "binary", "mean", "slow", "scaled"}
+    assert signatures["scaled"] == SignatureInfo(
+        inputs={"x": TensorInfo("DT_FLOAT", (None,)), "scale": TensorInfo("DT_FLOAT", ())},
+        outputs={"y": TensorInfo("DT_FLOAT", (None,))},
+    )
+    assert signatures["three_inputs"].inputs["sensor"] == TensorInfo("DT_INT64", (None, 2, 2))
+    assert signatures["mean"].inputs["x"].shape is None
+
+
+def test_versions_are_those_of_the_server_or_the_one_that_is_asked_for(make_client, protocol, toy_server):
+    target = target_of(toy_server, protocol)
+    with make_client(target, model="toy") as client:
+        assert client.versions() == [VersionStatus(number, "AVAILABLE", "OK", "") for number in (3, 2)]
+    with make_client(target, model="toy", version=2) as client:
+        assert [status.version for status in client.versions()] == [2]
+    with make_client(target, model="other") as client, pytest.raises(ServingError, match="NOT_FOUND"):
+        client.versions()
 
 
 @pytest.mark.parametrize("target", ["", "localhost", "localhost:x", "grpc://localhost", "ftp://localhost:1", "http://"])
@@ -219,10 +286,30 @@ def test_a_target_of_no_known_form_is_an_error(target):
         Client(target)
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"max_rows": 0}, {"max_bytes": -1}, {"attempts": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"timeout": value} for value in (0, -1, np.nan, np.inf)),
+        *({name: value} for name in ("max_rows", "max_bytes", "attempts") for value in (0, np.nan)),
+        {"version": "stable"},
+        {"version": -1},
+        {"label": ""},
+        {"label": 3},
+        {"version": 2, "label": "stable"},
+    ],
+    ids=str,
+)
 def test_options_out_of_range(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        Client("localhost:1", **options)
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            kind("localhost:1", **options)
+    with pytest.raises(ValueError, match="max_in_flight must be at least 1; got 0"):
+        AsyncClient("localhost:1", max_in_flight=0)
+
+
+def test_the_timeout_of_a_call_is_checked_too():
+    with Client("localhost:1") as client, pytest.raises(ValueError, match="timeout must be greater than 0"):
+        client.predict(images_of(0.5), timeout=0)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +325,21 @@ def test_what_is_no_batch_of_images_is_an_error_at_once(images, words):
         client.predict(images)
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (b"\x89PNG", r"list of bytes.*\[file\]"),
+        ("cat.png", "list of bytes"),
+        ([], "at least one"),
+        ([b"\x89PNG", "cat.png"], "got str at index 1.*read_bytes"),
+        (np.zeros((1, 4), np.uint8), "got ndarray at index 0"),
+    ],
+)
+def test_what_is_no_list_of_files_is_an_error_at_once(files, words):
+    with Client("localhost:1") as client, pytest.raises(ValueError, match=words):
+        client.certify_encoded(files)
+
+
 def test_arrays_of_python_objects_are_an_error_at_once():
     with Client("localhost:1") as client, pytest.raises(ValueError, match="other Python objects"):
         client.call("serving_default", {"x": [{}]})
@@ -250,17 +352,27 @@ def run_python(code):
 HEAVY = "print([name for name in ('tensorflow', 'keras', 'tensorflow_serving') if name in sys.modules])"
 
 
-def test_the_rest_client_imports_neither_tensorflow_nor_keras(clustr_server):
+def test_the_rest_clients_import_neither_tensorflow_nor_keras(clustr_server):
     out = run_python(f"""
-import sys
+import asyncio, sys
 import numpy as np
-from clustr_keras.serving import Client
-with Client({clustr_server.rest_url!r}) as client:
-    print(client.predict(np.full((1, 4, 4, 1), 0.25, np.float32)).class_names.tolist())
+from clustr_keras.serving import AsyncClient, Client, run_load_test
+url, images = {clustr_server.rest_url!r}, np.full((1, 4, 4, 1), 0.25, np.float32)
+with Client(url) as client:
+    print(client.predict(images).class_names.tolist(), list(client.signatures())[:0], client.versions()[0].version)
+async def main():
+    async with AsyncClient(url) as client:
+        print((await client.certify(images)).class_names.tolist())
+asyncio.run(main())
+print(run_load_test(url, images, requests=3, concurrency=1).errors)
 {HEAVY}
 """)
-    assert out.splitlines() == ["['dark']", "[]"]
+    assert out.splitlines() == ["['dark'] [] 1", "['dark']", "{}", "[]"]
 
 
-def test_the_grpc_client_imports_tensorflow_with_its_first_request():
-    assert run_python(f"import sys; from clustr_keras.serving import Client; Client('localhost:1'); {HEAVY}") == "[]\n"
+def test_the_grpc_clients_import_tensorflow_with_their_first_request():
+    out = run_python(
+        f"import sys; from clustr_keras.serving import AsyncClient, Client\n"
+        f"for kind in (Client, AsyncClient): kind('localhost:1')\n{HEAVY}"
+    )
+    assert out == "[]\n"

@@ -4,7 +4,11 @@ import io
 import json
 import os
 import pathlib
+import shutil
+import signal
 import stat
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -12,11 +16,15 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
-from tensorflow.core.protobuf import config_pb2
 
 from clustr_keras import ClustrClassifier
+from clustr_keras.serving import Client, LocalServer, export_model
 from clustr_keras.serving import export as export_module
-from clustr_keras.serving import export_model
+from clustr_keras.serving.loaded_model import LoadedModel
+from clustr_keras.serving.model_store import ModelStore
+from clustr_keras.serving.signatures import Signatures
+from clustr_keras.serving.verification import SavedModelSession, verify_export
+from clustr_keras.serving.warmup import read_warmup, replay_warmup, write_warmup
 
 SIGNATURES = ("certify", "certify_at", "certify_encoded", "embed", "serving_default")
 FACTS = {"data_set": "digits", "clean_accuracy": 0.97, "certified_accuracy": {"0.3": 0.84}}
@@ -33,31 +41,9 @@ def exported(classifier, tmp_path_factory):
     return export_model(classifier, tmp_path_factory.mktemp("serving") / "clustr", facts=FACTS)
 
 
-class InASession:
-    """A SavedModel as ModelServer runs it: its graph in a session, fed and fetched by the names of the signature.
-
-    Runs through a callable of the C API, since `Session.run` checks shapes in Python and the server does not.
-    """
-
-    def __init__(self, path):
-        self.graph = tf.Graph()
-        with self.graph.as_default():
-            self.session = tf.compat.v1.Session(graph=self.graph)
-            self.meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(path))
-
-    def __call__(self, name, **inputs):
-        signature = self.meta_graph.signature_def[name]
-        outputs = sorted(signature.outputs)
-        options = config_pb2.CallableOptions(
-            feed=[signature.inputs[key].name for key in inputs], fetch=[signature.outputs[key].name for key in outputs]
-        )
-        run = self.session._make_callable_from_options(options)
-        return dict(zip(outputs, run(*inputs.values()), strict=True))
-
-
 @pytest.fixture(scope="module")
 def in_a_session(exported):
-    return InASession(exported)
+    return SavedModelSession(exported)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +156,7 @@ def test_the_method_is_that_of_the_radii(tmp_path):
     model = plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.Dense(2), clusters_per_class=5)
     images = np.random.default_rng(0).uniform(0, 1, (200, 4, 4, 1)).astype("float32")
     path = export_model(model, tmp_path, method="nearest")
-    outputs = InASession(path)("certify", images=images)
+    outputs = SavedModelSession(path)("certify", images=images)
     nearest, union = model.certify(images, method="nearest"), model.certify(images)
     assert_allclose(outputs["certified_radius"], nearest.certified_radius, rtol=0, atol=1e-5)
     assert (union.certified_radius > nearest.certified_radius + 1e-3).any()
@@ -180,7 +166,7 @@ def test_the_method_is_that_of_the_radii(tmp_path):
 def test_a_loaded_keras_file_exports_the_same(classifier, in_a_session, images, tmp_path):
     classifier.save(tmp_path / "model.keras")
     path = export_model(keras.saving.load_model(tmp_path / "model.keras"), tmp_path / "serving")
-    again, first = InASession(path)("certify", images=images), in_a_session("certify", images=images)
+    again, first = SavedModelSession(path)("certify", images=images), in_a_session("certify", images=images)
     assert_array_equal(again["class_ids"], first["class_ids"])
     assert_allclose(again["certified_radius"], first["certified_radius"], rtol=0, atol=1e-5)
 
@@ -207,6 +193,7 @@ def test_the_model_card_says_what_the_proof_rests_on(classifier, exported):
     assert card["certificate"]["method"] == "exact"
     assert card["certificate"]["rounding_slack_subtracted"] is True
     assert "decoded" in card["certificate"]["of_encoded_images"]
+    assert card["encoded_images"] == {"max_pixels": 2**24, "resized": False}
     assert card["image_shape"] == [8, 8, 1]
     assert card["class_names"] == list("0123456789")
     assert card["versions"]["tensorflow"] == tf.__version__
@@ -376,7 +363,7 @@ def test_an_unknown_or_uncertified_method_is_refused(classifier, tmp_path, metho
 
 def test_color_images_that_are_higher_than_wide_are_exported(tmp_path):
     model = plain_classifier((5, 3, 3), keras.layers.Flatten(), keras.layers.Dense(4))
-    run = InASession(export_model(model, tmp_path))
+    run = SavedModelSession(export_model(model, tmp_path))
     pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3, 3), dtype=np.uint8)
     files = []
     for image in pixels:
@@ -388,3 +375,116 @@ def test_color_images_that_are_higher_than_wide_are_exported(tmp_path):
     assert outputs["is_valid"].all()
     assert_array_equal(outputs["class_ids"], certificate.class_ids)
     assert_allclose(outputs["certified_radius"], certificate.certified_radius, rtol=0, atol=1e-5)
+
+
+def test_there_is_a_warmup_request_for_every_signature(exported):
+    assert sorted(name for name, _ in read_warmup(exported)) == sorted(SIGNATURES)
+    replay_warmup(LoadedModel(exported, 1), exported)
+
+
+def test_the_warmup_image_is_a_valid_one(exported):
+    requests = dict(read_warmup(exported))
+    outputs = LoadedModel(exported, 1).run("certify_encoded", requests["certify_encoded"])
+    assert outputs["is_valid"].tolist() == [True]
+
+
+def test_an_export_is_verified_bit_for_bit_in_a_fresh_process(classifier, images, tmp_path):
+    path = export_model(classifier, tmp_path, verify_on=images)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_export_that_answers_otherwise_is_not_published(classifier, images, tmp_path, monkeypatch):
+    predict = Signatures.certify
+    monkeypatch.setattr(
+        Signatures,
+        "certify",
+        # Only while it is exported: the SavedModel's radii are one unit in the last place larger than the live ones.
+        lambda self, x: (
+            predict(self, x) | {"certified_radius": tf.math.nextafter(predict(self, x)["certified_radius"], 9.0)}
+        ),
+    )
+    write = export_module.write_warmup
+
+    def write_and_undo(*args):
+        write(*args)
+        monkeypatch.setattr(Signatures, "certify", predict)
+
+    monkeypatch.setattr(export_module, "write_warmup", write_and_undo)
+    with pytest.raises(ValueError, match="export's certified_radius differs from the live model's in 32 of 32"):
+        export_model(classifier, tmp_path, verify_on=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_warmup_record_fails_the_verification(classifier, exported, images, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "1")
+    write_warmup(copy, [("serving_default", {"images": np.zeros((1, 9, 9, 1), "float32")})])
+    signatures = Signatures(classifier.certifier(), (8, 8, 1), classifier.class_names)
+    with pytest.raises(ValueError, match="warm-up request 0 fails"):
+        verify_export(copy, signatures, images)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 9, 8, 1), "float32"), np.full((2, 8, 8, 1), 2.0, "float32")])
+def test_images_to_verify_on_are_checked(classifier, tmp_path, wrong):
+    with pytest.raises(ValueError, match="verify_on must"):
+        export_model(classifier, tmp_path / "new", verify_on=wrong)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_without_a_bound_is_exported_without_a_certificate_if_asked(tmp_path):
+    model = plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.LayerNormalization())
+    x = np.random.default_rng(0).random((6, 4, 4, 1), dtype="float32")
+    x[3, 0, 0, 0] = np.nan
+    path = export_model(model, tmp_path, certificate=False, verify_on=np.nan_to_num(x))
+    run = SavedModelSession(path)
+    names = {name for name in run.meta_graph.signature_def if not name.startswith("__")}
+    assert names == {"serving_default", "embed"}
+    outputs = run("serving_default", images=x)
+    assert set(outputs) == {"class_ids", "class_names", "probabilities", "is_valid"}
+    expected = np.argmax(model.predict(np.nan_to_num(x), verbose=0), axis=-1)
+    expected[3] = -1
+    assert_array_equal(outputs["class_ids"], expected)
+    assert_array_equal(np.argmax(outputs["probabilities"], axis=-1)[:3], expected[:3])
+    card = json.loads((path / "assets.extra" / "model_card.json").read_text())
+    assert (card["lipschitz_bound"], card["certificate"]) == (None, None)
+
+
+def test_encoded_images_are_resized_only_if_asked(classifier, exported, tmp_path):
+    large = np.random.default_rng(0).integers(0, 256, (16, 24, 1), dtype=np.uint8)
+    file = np.array([png(large / 255.0)], object)
+    assert SavedModelSession(exported)("certify_encoded", image_bytes=file)["is_valid"].tolist() == [False]
+    path = export_model(classifier, tmp_path, resize=True)
+    outputs = SavedModelSession(path)("certify_encoded", image_bytes=file)
+    resized = tf.image.resize(large / np.float32(255), (8, 8), antialias=True).numpy()[None]
+    certificate = classifier.certify(np.clip(resized, 0, 1))
+    assert outputs["class_ids"] == certificate.class_ids
+    assert_allclose(outputs["certified_radius"], certificate.certified_radius, atol=1e-5)
+    assert json.loads((path / "assets.extra" / "model_card.json").read_text())["encoded_images"]["resized"] is True
+
+
+def test_images_that_no_file_holds_are_exported_without_the_signature_for_files(tmp_path):
+    model = plain_classifier((4, 4, 2), keras.layers.Flatten(), keras.layers.Dense(3))
+    run = SavedModelSession(export_model(model, tmp_path))
+    assert "certify" in run.meta_graph.signature_def
+    assert "certify_encoded" not in run.meta_graph.signature_def
+
+
+KILLED = """
+import os, signal, sys
+import keras
+from clustr_keras import ClustrClassifier, backbones
+from clustr_keras.serving import export, export_model
+export._model_card = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+export_model(ClustrClassifier(backbones.lipschitz_mlp((8, 8, 1), widths=(8,)), 3), sys.argv[1])
+"""
+
+
+def test_sigkill_in_the_middle_leaves_no_version_and_hinders_nobody(classifier, tmp_path, images):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert any(tmp_path.iterdir()), "it was killed too early to leave a trace"
+    with pytest.raises(ValueError, match="has no version"):
+        ModelStore(tmp_path, "clustr").load()
+    path = export_model(classifier, tmp_path)
+    assert path.name == "1"
+    with LocalServer(tmp_path) as server, Client(server.grpc_target) as client:
+        assert_array_equal(client.predict(images).class_ids, classifier.certify(images).class_ids)

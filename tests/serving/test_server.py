@@ -1,15 +1,18 @@
+import io
 import os
 import shutil
 import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import httpx
 import numpy as np
+import PIL.Image
 import pytest
 
-from clustr_keras.serving import Client, LocalServer, ServingError
+from clustr_keras.serving import Client, LocalServer, ServingError, export_model
+from clustr_keras.serving.batching import BatchingParameters
 from clustr_keras.serving.loaded_model import LoadedModel
 
 X = {"x": np.float32([1, 2])}
@@ -22,6 +25,15 @@ def protocol(request):
 
 def connect(server, protocol, **options):
     return Client(server.grpc_target if protocol == "grpc" else server.rest_url, model="toy", **options)
+
+
+@pytest.fixture(scope="module")
+def served_digits(classifier, tmp_path_factory):
+    """A server of an export of the trained classifier."""
+    folder = tmp_path_factory.mktemp("digits")
+    export_model(classifier, folder)
+    with LocalServer(folder) as server:
+        yield server
 
 
 @pytest.fixture
@@ -49,7 +61,7 @@ def test_zero_picks_free_ports_and_tells_them(toy_server):
 
 def test_probes_are_answered_while_every_thread_is_busy(toy_dir, gate, protocol):
     with (
-        LocalServer(toy_dir, name="toy", num_threads=1) as server,
+        LocalServer(toy_dir, name="toy", batching=BatchingParameters(num_batch_threads=1)) as server,
         connect(server, protocol, timeout=60) as client,
         ThreadPoolExecutor() as callers,
     ):
@@ -66,12 +78,142 @@ def test_probes_are_answered_while_every_thread_is_busy(toy_dir, gate, protocol)
 def test_a_bug_is_an_internal_error_and_does_not_stop_the_server(toy_server, protocol, monkeypatch, caplog):
     with connect(toy_server, protocol) as client:
         with monkeypatch.context() as broken:
-            broken.setattr(LoadedModel, "run", lambda *_: 1 / 0)
+            broken.setattr(LoadedModel, "execute", lambda *_: 1 / 0)
             with pytest.raises(ServingError, match="log says why") as caught:
                 client.call("serving_default", X)
         assert caught.value.code == "INTERNAL"
         assert "ZeroDivisionError" in caplog.text
         assert client.call("serving_default", X)["y"].tolist() == [3.5, 4]
+
+
+def test_a_label_names_a_version(toy_dir, protocol):
+    labels = {"stable": 2, "canary": 7}
+    with LocalServer(toy_dir, name="toy", labels=labels) as server, httpx.Client(trust_env=False, timeout=30) as http:
+        url = f"{server.rest_url}/v1/models/toy"
+        answer = http.post(f"{url}/labels/stable:predict", json={"instances": [1.0]})
+        assert answer.json() == {"predictions": [2.5]}
+        assert http.get(f"{url}/labels/stable").json()["model_version_status"][0]["version"] == "2"
+        assert http.get(f"{url}/labels/stable/metadata").json()["model_spec"]["version"] == "2"
+        for path, status in (("/labels/canary:predict", 404), ("/labels/other:predict", 400)):
+            assert http.post(url + path, json={"instances": [1.0]}).status_code == status
+        with connect(server, protocol, label="stable") as client:
+            assert client.call("serving_default", X)["y"].tolist() == [2.5, 3]
+
+
+def test_requests_beyond_the_queue_are_unavailable_and_those_in_it_answered(toy_dir, gate, protocol):
+    batching = BatchingParameters(num_batch_threads=1, max_batch_size=2, max_enqueued_batches=1)
+    with (
+        LocalServer(toy_dir, name="toy", batching=batching) as server,
+        connect(server, protocol, timeout=60, attempts=1) as client,
+        ThreadPoolExecutor() as callers,
+    ):
+        busy = callers.submit(client.call, "slow", X)
+        assert gate.entered.wait(30)
+        # There is room for one: whichever comes second is refused.
+        two = {callers.submit(client.call, "serving_default", X) for _ in range(2)}
+        (refused,), (waiting,) = wait(two, 30, return_when="FIRST_COMPLETED")
+        with pytest.raises(ServingError) as caught:
+            refused.result()
+        assert caught.value.code == "UNAVAILABLE"
+        gate.opened.set()
+        assert busy.result(30)["x"].tolist() == [1, 2]
+        assert waiting.result(30)["y"].tolist() == [3.5, 4]
+
+
+def test_a_request_whose_time_passes_in_the_queue_is_429(toy_dir, gate):
+    options = {"batching": BatchingParameters(num_batch_threads=1), "rest_timeout_seconds": 0.05}
+    with (
+        LocalServer(toy_dir, name="toy", **options) as server,
+        connect(server, "grpc", timeout=60) as client,
+        ThreadPoolExecutor() as callers,
+    ):
+        busy = callers.submit(client.call, "slow", X)
+        assert gate.entered.wait(30)
+        answer = httpx.post(f"{server.rest_url}/v1/models/toy:predict", json={"instances": [1.0]}, trust_env=False)
+        assert (answer.status_code, list(answer.json())) == (429, ["error"])
+        gate.opened.set()
+        assert busy.result(30)["x"].tolist() == [1, 2]
+
+
+def test_requests_beyond_the_memory_are_unavailable(toy_dir, gate, protocol):
+    limits = {"max_request_bytes": 2**20, "max_bytes_under_way": 2**10}
+    with (
+        LocalServer(toy_dir, name="toy", **limits) as server,
+        connect(server, protocol, timeout=60, attempts=1) as client,
+        ThreadPoolExecutor() as callers,
+    ):
+        busy = callers.submit(client.call, "slow", X)
+        assert gate.entered.wait(30)
+        with pytest.raises(ServingError, match="under way") as caught:
+            client.call("serving_default", {"x": np.zeros(1000, np.float32)})
+        assert caught.value.code == "UNAVAILABLE"
+        gate.opened.set()
+        busy.result(30)
+        assert len(client.call("serving_default", {"x": np.zeros(1000, np.float32)})["y"]) == 1000
+
+
+def test_a_request_of_200_mb_is_refused_and_the_server_lives(toy_dir, protocol):
+    with LocalServer(toy_dir, name="toy") as server, connect(server, protocol, timeout=60) as client:
+        with pytest.raises(ServingError) as caught:
+            client.call("serving_default", {"x": np.zeros(50 * 2**20, np.float32)})
+        assert caught.value.code == "RESOURCE_EXHAUSTED"
+        assert client.call("serving_default", X)["y"].tolist() == [3.5, 4]
+
+
+def test_files_are_classified_over_both_protocols(served_digits, digits, classifier, protocol):
+    _, (images, _) = digits
+    files = []
+    for image in images[:5]:
+        file = io.BytesIO()
+        PIL.Image.fromarray(np.uint8(np.round(image[..., 0] * 255))).save(file, "PNG")
+        files.append(file.getvalue())
+    files.insert(2, files[0][:60])  # truncated
+    rounded = np.float32(np.round(images[:5] * 255) / 255)
+    certificate = classifier.certify(rounded)
+    target = served_digits.grpc_target if protocol == "grpc" else served_digits.rest_url
+    with Client(target) as client:
+        answer = client.certify_encoded(files)
+    assert answer.is_valid.tolist() == [True, True, False, True, True, True]
+    assert (answer.class_ids[2], answer.certified_radius[2], answer.class_names[2]) == (-1, 0, "")
+    good = np.array([0, 1, 3, 4, 5])
+    np.testing.assert_array_equal(answer.class_ids[good], certificate.class_ids)
+    np.testing.assert_allclose(answer.certified_radius[good], certificate.certified_radius, atol=1e-5)
+
+
+def test_callers_who_share_batches_with_broken_images_get_what_they_would_get_alone(
+    served_digits, digits, classifier, protocol
+):
+    _, (images, _) = digits
+    certificate = classifier.certify(images[:160])
+    target = served_digits.grpc_target if protocol == "grpc" else served_digits.rest_url
+
+    def ask(client, row):
+        batch = np.concatenate([images[row : row + 5], np.full_like(images[:1], (np.nan, 2.0, -1.0)[row % 3])])
+        return row, client.certify(batch)
+
+    with Client(target) as client, ThreadPoolExecutor(16) as callers:
+        for row, answer in callers.map(lambda row: ask(client, row), range(0, 160, 5)):
+            assert answer.is_valid.tolist() == [True] * 5 + [False]
+            np.testing.assert_array_equal(answer.class_ids[:5], certificate.class_ids[row : row + 5])
+            expected = certificate.certified_radius[row : row + 5]
+            np.testing.assert_allclose(answer.certified_radius[:5], expected, atol=1e-5)
+            assert (answer.class_ids[5], answer.certified_radius[5]) == (-1, 0)
+
+
+def test_metrics_count_requests_of_both_protocols(toy_dir):
+    with LocalServer(toy_dir, name="toy") as server:
+        for each in ("grpc", "rest"):
+            with connect(server, each) as client:
+                client.call("serving_default", X)
+                with pytest.raises(ServingError):
+                    client.call("nope", X)
+        page = httpx.get(f"{server.rest_url}/monitoring/prometheus/metrics", trust_env=False)
+    assert page.headers["content-type"].startswith("text/plain")
+    lines = page.text.splitlines()
+    assert ':tensorflow:serving:request_count{model_name="toy",status="OK"} 2.0' in lines
+    assert ':tensorflow:serving:request_count{model_name="toy",status="FAILED_PRECONDITION"} 2.0' in lines
+    for labels in ('API="Predict",entrypoint="GRPC"', 'API="predict",entrypoint="REST"'):
+        assert f':tensorflow:serving:request_latency_count{{{labels},model_name="toy"}} 1.0' in lines
 
 
 def test_requests_under_way_finish_when_the_server_stops(toy_dir, gate, protocol):
@@ -174,9 +316,9 @@ def test_versions_come_and_go_while_callers_query(model_dir, toy_dir, protocol):
     with (
         LocalServer(model_dir, name="toy", poll_seconds=0.02) as server,
         connect(server, protocol) as client,
-        ThreadPoolExecutor(4) as callers,
+        ThreadPoolExecutor(8) as callers,
     ):
-        futures = [callers.submit(query, client) for _ in range(3)]
+        futures = [callers.submit(query, client) for _ in range(8)]
         try:
             shutil.copytree(toy_dir / "3", model_dir / ".3.tmp")
             (model_dir / ".3.tmp").rename(model_dir / "3")

@@ -1,0 +1,247 @@
+"""Requests of many callers run together, within bounds on what may wait."""
+
+import asyncio
+import collections
+import concurrent.futures
+import itertools
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clustr_keras.serving.errors import ServingError
+
+
+@dataclass(frozen=True)
+class BatchingParameters:
+    """How requests are batched, under the names of ModelServer's `--batching_parameters_file`.
+
+    Args:
+        max_batch_size: Most examples that run together. A larger request is split.
+        batch_timeout_micros: How long a request waits for company while a thread is idle. With 0 batches form only
+            while all threads are busy, so that an idle server answers at once.
+        max_enqueued_batches: How many full batches may wait. Beyond that requests are UNAVAILABLE.
+        num_batch_threads: How many batches run at a time. TensorFlow uses further threads within each.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+
+    max_batch_size: int = 256
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 100
+    num_batch_threads: int = 2
+
+    def __post_init__(self):
+        """Checks the ranges."""
+        for name, least in (
+            ("max_batch_size", 1),
+            ("batch_timeout_micros", 0),
+            ("max_enqueued_batches", 1),
+            ("num_batch_threads", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
+
+
+@dataclass(eq=False)
+class _Task:
+    """A call, or a part of one, that waits for a thread."""
+
+    call: object
+    inputs: dict
+    cost: int  # examples, or a whole batch for a call that runs alone
+    answer: asyncio.Future
+    arrived: float = field(default_factory=time.monotonic)
+    is_waiting: bool = True
+
+
+class Batcher:
+    """Runs checked calls on threads, those of the same kind together.
+
+    Calls are of a kind if model, signature, and the shapes of one example agree. Each was checked before, so one caller
+    cannot spoil the answer of another; should a batch fail all the same, its calls run again one by one. All methods
+    are for one event loop.
+
+    Args:
+        parameters: `BatchingParameters`.
+        metrics: `Metrics`, which learns how long calls wait and run.
+    """
+
+    def __init__(self, parameters, metrics):
+        self.parameters = parameters
+        self._metrics = metrics
+        self._threads = concurrent.futures.ThreadPoolExecutor(parameters.num_batch_threads, "clustr-batch")
+        self._idle = parameters.num_batch_threads
+        self._waiting = {}  # (model, kind) -> deque of tasks
+        self._cost = 0  # of all that wait
+        self._timer = None
+
+    async def run(self, model, call, timeout=None):
+        """Run a call, with others if there are any.
+
+        Args:
+            model: `LoadedModel`.
+            call: What its `prepare` made of a request.
+            timeout: Seconds that the call may wait for a thread, or `None`.
+
+        Returns:
+            Name to array, for the outputs wanted.
+
+        Raises:
+            ServingError: UNAVAILABLE if too much is waiting; RESOURCE_EXHAUSTED if the call is larger than all that may
+                wait, or its time passed before it ran; otherwise as `LoadedModel.execute`.
+        """
+        parts = self._parts(call)
+        self._check_room(sum(cost for _, cost in parts))
+        loop = asyncio.get_running_loop()
+        tasks = [_Task(call, inputs, cost, loop.create_future()) for inputs, cost in parts]
+        timer = None if timeout is None else loop.call_later(timeout, _expire, tasks)
+        try:
+            for task in tasks:
+                self._enqueue(model, task)
+            self._dispatch()
+            answers = await asyncio.gather(*(task.answer for task in tasks))
+        finally:
+            if timer is not None:
+                timer.cancel()
+            for task in tasks:
+                task.answer.cancel()  # the other parts of a call that failed or was given up
+        if len(answers) == 1:
+            return answers[0]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in call.wanted}
+
+    def close(self):
+        """Wait for the threads."""
+        self._threads.shutdown()
+
+    def _parts(self, call):
+        """Inputs and cost of each part of a call that is no larger than a batch."""
+        limit = self.parameters.max_batch_size
+        if call.rows is None:
+            return [(call.inputs, limit)]
+        if call.rows <= limit:
+            return [(call.inputs, call.rows)]
+        return [
+            ({name: array[i : i + limit] for name, array in call.inputs.items()}, min(limit, call.rows - i))
+            for i in range(0, call.rows, limit)
+        ]
+
+    def _check_room(self, cost):
+        room = self.parameters.max_batch_size * self.parameters.max_enqueued_batches
+        if cost > room:
+            raise ServingError(
+                "RESOURCE_EXHAUSTED", f"{cost} examples in one request; the limit is {room}.", http_status=413
+            )
+        if self._cost + cost > room:
+            raise ServingError("UNAVAILABLE", "the queue is full. Try again later.")
+
+    def _enqueue(self, model, task):
+        key = (model, _kind(task))
+        queue = self._waiting.setdefault(key, collections.deque())
+        queue.append(task)
+        self._cost += task.cost
+        # Given up, or out of time: it leaves the queue, if it is still there.
+        task.answer.add_done_callback(lambda _: task.is_waiting and self._leave(key, task))
+
+    def _leave(self, key, task):
+        self._waiting[key].remove(task)
+        if not self._waiting[key]:
+            del self._waiting[key]
+        self._cost -= task.cost
+        task.is_waiting = False
+
+    def _dispatch(self):
+        """Start batches as long as there are threads and calls that have waited long enough."""
+        while self._idle and self._waiting:
+            key = min(self._waiting, key=lambda key: self._waiting[key][0].arrived)
+            wait = self._waiting[key][0].arrived + self.parameters.batch_timeout_micros / 1e6 - time.monotonic()
+            if wait > 0:
+                # None has waited long enough; a full batch need not wait.
+                key = next(filter(self._is_full, self._waiting), None)
+                if key is None:
+                    self._dispatch_again(wait)
+                    return
+            self._start(key[0], self._next_batch(key))
+
+    def _dispatch_again(self, wait):
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(wait, self._dispatch)
+
+    def _is_full(self, key):
+        return sum(task.cost for task in self._waiting[key]) >= self.parameters.max_batch_size
+
+    def _next_batch(self, key):
+        batch, room = [], self.parameters.max_batch_size
+        while key in self._waiting and self._waiting[key][0].cost <= room:
+            task = self._waiting[key][0]
+            self._leave(key, task)
+            batch.append(task)
+            room -= task.cost
+        return batch
+
+    def _start(self, model, batch):
+        self._idle -= 1
+        done = asyncio.get_running_loop().run_in_executor(self._threads, self._run_batch, model, batch)
+        done.add_done_callback(lambda done: self._finish(batch, done))
+
+    def _finish(self, batch, done):
+        self._idle += 1
+        for task, answer in zip(batch, done.result(), strict=True):
+            if task.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                task.answer.set_exception(answer)
+            else:
+                task.answer.set_result(task.call.only_wanted(answer))
+        self._dispatch()
+
+    def _run_batch(self, model, batch):
+        """On a thread: the outputs of each task, or its error."""
+        start = time.monotonic()
+        for task in batch:
+            self._metrics.queued(start - task.arrived)
+        try:
+            answers = _execute_together(model, batch)
+        except Exception as error:
+            answers = [error] if len(batch) == 1 else [_execute(model, task) for task in batch]
+        self._metrics.ran(time.monotonic() - start)
+        return answers
+
+
+def _kind(task):
+    """What calls must agree in to run together; nothing else agrees with a call that runs alone."""
+    if task.call.rows is None:
+        return task
+    return task.call.signature_name, *((name, array.shape[1:]) for name, array in sorted(task.inputs.items()))
+
+
+def _execute_together(model, batch):
+    name = batch[0].call.signature_name
+    if len(batch) == 1:
+        return [model.execute(name, batch[0].inputs)]
+    inputs = {key: np.concatenate([task.inputs[key] for task in batch]) for key in batch[0].inputs}
+    outputs = model.execute(name, inputs)
+    ends = list(itertools.accumulate(task.cost for task in batch))
+    if any(len(array) != ends[-1] for array in outputs.values()):
+        raise ValueError("the outputs of a batch have other lengths than its inputs")
+    return [
+        {key: array[end - task.cost : end] for key, array in outputs.items()}
+        for task, end in zip(batch, ends, strict=True)
+    ]
+
+
+def _execute(model, task):
+    try:
+        return model.execute(task.call.signature_name, task.inputs)
+    except Exception as error:
+        return error
+
+
+def _expire(tasks):
+    for task in tasks:
+        if task.is_waiting and not task.answer.done():
+            task.answer.set_exception(
+                ServingError("RESOURCE_EXHAUSTED", "the request's time passed while it waited in the queue.")
+            )

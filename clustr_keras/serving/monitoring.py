@@ -1,0 +1,119 @@
+"""Metrics for Prometheus, under the names that ModelServer gives them."""
+
+import bisect
+import contextlib
+import itertools
+import threading
+import time
+from collections import Counter
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import HistogramMetricFamily, UnknownMetricFamily
+from prometheus_client.registry import Collector
+
+from clustr_keras.serving.errors import ServingError
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+_PREFIX = ":tensorflow:serving:"
+
+
+class Metrics(Collector):
+    """Counts requests and their times, and shows them as Prometheus reads them.
+
+    Names, labels, units (microseconds) and buckets are those of ModelServer, so that its dashboards and alerts fit. The
+    count of requests is shown untyped: a counter's name would have to end in `_total` here, which ModelServer's does
+    not.
+
+    Args:
+        model_name: The name of the served model.
+    """
+
+    def __init__(self, model_name):
+        self.model_name = model_name
+        self._lock = threading.Lock()
+        self._requests = Counter()
+        self._request_latency = _Histogram(10, 1.8, 33)
+        self._runtime_latency = _Histogram(10, 1.8, 33)
+        self._queuing_latency = _Histogram(100, 1.2, 52)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    @contextlib.contextmanager
+    def request(self, model_name, api, entrypoint):
+        """Counts a request by how the block ends, and its time if it succeeds.
+
+        Args:
+            model_name: As the request has it.
+            api, entrypoint: Labels, `"Predict"` and `"GRPC"` for example.
+        """
+        # Callers choose names freely, and each one shown would be kept for ever.
+        name = model_name if model_name == self.model_name else ""
+        start, status = time.monotonic(), "UNKNOWN"
+        try:
+            yield
+            status = "OK"
+        except ServingError as error:
+            status = error.code
+            raise
+        except Exception:
+            status = "INTERNAL"
+            raise
+        finally:
+            with self._lock:
+                self._requests[name, status] += 1
+                if status == "OK":
+                    self._request_latency.add((name, api, entrypoint), time.monotonic() - start)
+
+    def queued(self, seconds):
+        """Records how long a request waited for a thread."""
+        with self._lock:
+            self._queuing_latency.add(("clustr-batch",), seconds)
+
+    def ran(self, seconds):
+        """Records how long a batch ran."""
+        with self._lock:
+            self._runtime_latency.add((self.model_name, "Predict", "TF1"), seconds)
+
+    def collect(self):
+        """The metrics, as `prometheus_client` wants them."""
+        requests = UnknownMetricFamily(f"{_PREFIX}request_count", "Requests.", labels=("model_name", "status"))
+        request_latency = HistogramMetricFamily(
+            f"{_PREFIX}request_latency", "Microseconds of a request.", labels=("model_name", "API", "entrypoint")
+        )
+        runtime_latency = HistogramMetricFamily(
+            f"{_PREFIX}runtime_latency", "Microseconds of a batch.", labels=("model_name", "API", "runtime")
+        )
+        queuing_latency = HistogramMetricFamily(
+            f"{_PREFIX}batching_session:queuing_latency", "Microseconds in the queue.", labels=("thread_pool_name",)
+        )
+        with self._lock:
+            for labels, count in self._requests.items():
+                requests.add_metric(labels, count)
+            self._request_latency.show(request_latency)
+            self._runtime_latency.show(runtime_latency)
+            self._queuing_latency.show(queuing_latency)
+        return [requests, request_latency, runtime_latency, queuing_latency]
+
+    def page(self):
+        """The page that Prometheus fetches, `bytes`."""
+        return generate_latest(self._registry)
+
+
+class _Histogram:
+    """Counts and sums of microseconds in buckets that grow by a factor, for each combination of labels."""
+
+    def __init__(self, first, factor, count):
+        self._limits = [first * factor**i for i in range(count)]
+        self._counts, self._sums = {}, Counter()
+
+    def add(self, labels, seconds):
+        micros = 1e6 * seconds
+        counts = self._counts.setdefault(labels, [0] * (len(self._limits) + 1))
+        counts[bisect.bisect_left(self._limits, micros)] += 1
+        self._sums[labels] += micros
+
+    def show(self, family):
+        names = [f"{limit:g}" for limit in self._limits] + ["+Inf"]
+        for labels, counts in self._counts.items():
+            buckets = list(zip(names, itertools.accumulate(counts), strict=True))
+            family.add_metric(labels, buckets, self._sums[labels])

@@ -1,0 +1,98 @@
+"""What both protocols do with a request to predict."""
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+from clustr_keras.serving.batching import Batcher
+from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.model_store import ModelStore
+from clustr_keras.serving.monitoring import Metrics
+
+# Messages are read and written here: the event loop only moves bytes.
+_CODEC_THREADS = 2
+
+
+class Predictor:
+    """Finds models, reads requests, runs them in batches, and counts them, within bounds.
+
+    Args:
+        model_dir, name, labels: As for `ModelStore`.
+        batching: `BatchingParameters`.
+        max_request_bytes: Largest request, and largest input tensor.
+        max_bytes_under_way: Largest sum of all requests that are read, wait or run.
+
+    Attributes:
+        store: The `ModelStore`.
+        metrics: The `Metrics`.
+        max_request_bytes: As given.
+    """
+
+    def __init__(self, model_dir, name, labels, batching, max_request_bytes, max_bytes_under_way):
+        self.store = ModelStore(model_dir, name, labels)
+        self.metrics = Metrics(name)
+        self.max_request_bytes = max_request_bytes
+        self._batching = batching
+        self._max_bytes_under_way = max_bytes_under_way
+        self._bytes_under_way = 0
+
+    @contextlib.contextmanager
+    def threads(self):
+        """Holds the threads that `predict` needs; waits for them at the end."""
+        with (
+            ThreadPoolExecutor(_CODEC_THREADS, "clustr-codec") as self._codec,
+            contextlib.closing(Batcher(self._batching, self.metrics)) as self._batcher,
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def room_for(self, size):
+        """Holds memory for a request of a size in bytes; a caller holds it before a body is read.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED if it is too large; UNAVAILABLE if too much is under way.
+        """
+        self.check_size(size)
+        if self._bytes_under_way and self._bytes_under_way + size > self._max_bytes_under_way:
+            raise ServingError("UNAVAILABLE", "too many requests are under way. Try again later.")
+        self._bytes_under_way += size
+        try:
+            yield
+        finally:
+            self._bytes_under_way -= size
+
+    def check_size(self, size):
+        """Refuses a request of a size in bytes.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, if it is too large.
+        """
+        if size > self.max_request_bytes:
+            raise ServingError(
+                "RESOURCE_EXHAUSTED",
+                f"the request is larger than {self.max_request_bytes} bytes. Send fewer examples at a time.",
+                http_status=413,
+            )
+
+    async def predict(self, choice, labels, read, write, timeout):
+        """Answer one request.
+
+        Args:
+            choice: Name, version and label of the model, as `ModelStore.find` takes them.
+            labels: Names of the API and of the entry point, for the metrics.
+            read: From a `LoadedModel` to a `Call` and what else `write` needs; runs on a thread.
+            write: From the model, the outputs and what `read` gave to the answer; runs on a thread.
+            timeout: Seconds that the request may wait for its turn, or `None`.
+
+        Returns:
+            What `write` returns.
+
+        Raises:
+            ServingError: If the request is refused, or the model objects.
+        """
+        run = asyncio.get_running_loop().run_in_executor
+        with self.metrics.request(choice[0], *labels):
+            model = self.store.find(*choice)
+            call, *rest = await run(self._codec, read, model)
+            outputs = await self._batcher.run(model, call, timeout)
+            return await run(self._codec, write, model, call, outputs, *rest)
