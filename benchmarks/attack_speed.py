@@ -32,6 +32,21 @@ def ours(logits, images, labels):
     return lambda: ~attack(images, labels, EPS).is_flipped
 
 
+def ours_by_xla(logits, images, labels):
+    """The same, its compiled loop handed on to XLA."""
+    attack = ProjectedGradientDescent(logits, "l_inf", STEPS, RESTARTS, STEP, cross_entropy, BATCH, SEED)
+    attack._run = tf.function(attack._attack, jit_compile=True)
+    return lambda: ~attack(images, labels, EPS).is_flipped
+
+
+def ours_step_by_step(logits, images, labels):
+    """The same without the compiled loop: only the logits are compiled."""
+    compiled = tf.function(logits, reduce_retracing=True)
+    attack = ProjectedGradientDescent(compiled, "l_inf", STEPS, RESTARTS, STEP, cross_entropy, BATCH, SEED)
+    attack._run = attack._attack
+    return lambda: ~attack(images, labels, EPS).is_flipped
+
+
 def cleverhans(logits, images, labels):
     """The same by a loop over CleverHans' function."""
 
@@ -72,6 +87,8 @@ def art(logits, images, labels):
 
 def foolbox(logits, images, labels):
     """The same by Foolbox' PGD."""
+    # EagerPy 0.30, the last one, asks for a function that NumPy 2 has dropped.
+    np.find_common_type = lambda arrays, scalars: np.result_type(*arrays, *scalars)  # noqa: NPY201
     import eagerpy
     from foolbox import TensorFlowModel
     from foolbox.attacks import LinfPGD
@@ -93,7 +110,7 @@ def foolbox(logits, images, labels):
 def measured(name, logits, images, labels):
     """A row for each tool."""
     runs = {}
-    for tool in (ours, cleverhans, art, foolbox):
+    for tool in (ours, ours_by_xla, ours_step_by_step, cleverhans, art, foolbox):
         try:
             runs[tool.__name__] = tool(logits, images, labels)
         except ImportError:

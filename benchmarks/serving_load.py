@@ -3,8 +3,9 @@
 Run: python benchmarks/serving_load.py [--seconds S]. Writes results/serving_load.*.
 
 32 callers, half over gRPC and half over REST, each with batches of 1 to 16 digits and all signatures in turn; one
-request in ten is malformed, in one of nine ways, and has to be refused with its own code. The server runs in a process
-of its own.
+request in ten is malformed, in one of ten ways, and has to be refused with its own code. The server runs in a process
+of its own. It counts fewer requests than were sent: over REST the client asks for the metadata of a model first, and
+one that is unknown is refused there. Exit status 1 if an answer was wrong or missing.
 """
 
 import argparse
@@ -61,9 +62,12 @@ def _close(a, b):
     return np.abs(a - b).max() <= TOLERANCE
 
 
+KINDS = ("predict", "certify", "certify_at", "certify_encoded", "embed", "invalid neighbor", "truncated file")
+
+
 async def ask_well(client, truth, rows, random_):
     """One well-formed request; whether its answer is right."""
-    kind = random_.choice(["predict", "certify", "certify_at", "certify_encoded", "embed", "invalid neighbor"])
+    kind = random_.choice(KINDS)
     images = truth.images[rows]
     if kind == "embed":
         return _close((await client.embed(images)).embeddings, truth.embeddings[rows])
@@ -71,6 +75,11 @@ async def ask_well(client, truth, rows, random_):
         answer = await client.certify_at(images, 0.3)
         expected = answer.certified_radius >= np.float32(0.3)
         return truth.fits(answer, rows) and (answer.is_certified == expected).all()
+    if kind == "truncated file":
+        files = [truth.files[row] for row in rows]
+        answer = await client.certify_encoded([*files, files[0][: len(files[0]) // 2]])
+        is_right = answer.is_valid.tolist() == [True] * len(files) + [False] and answer.certified_radius[-1] == 0
+        return is_right and _close(answer.certified_radius[:-1], truth.certificate.certified_radius[rows])
     if kind == "certify_encoded":
         return truth.fits(await client.certify_encoded([truth.files[row] for row in rows]), rows)
     if kind == "invalid neighbor":
@@ -82,6 +91,7 @@ async def ask_well(client, truth, rows, random_):
 
 
 MALFORMED = {
+    # Over REST it is a 400, which is as well INVALID_ARGUMENT.
     "unknown signature": ("nope", lambda x: {"images": x}, {"FAILED_PRECONDITION", "INVALID_ARGUMENT"}),
     "missing input": ("certify_at", lambda x: {"images": x}, {"INVALID_ARGUMENT"}),
     "wrong size": ("certify", lambda x: {"images": x[:, :4]}, {"INVALID_ARGUMENT"}),
@@ -98,9 +108,17 @@ MALFORMED = {
 }
 
 
-async def ask_badly(client, others, truth, rows, random_):
+async def _is_refused_deep_json(rest):
+    async with httpx.AsyncClient(trust_env=False) as http:
+        body = b'{"instances": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+        return (await http.post(f"{rest}/v1/models/clustr:predict", content=body)).status_code == 400
+
+
+async def ask_badly(client, others, truth, rows, random_, rest):
     """One malformed request; whether it was refused with its own code."""
-    name = random_.choice(list(MALFORMED))
+    name = random_.choice([*MALFORMED, "deep JSON"])
+    if name == "deep JSON":
+        return await _is_refused_deep_json(rest)
     signature, make, codes = MALFORMED[name]
     try:
         if signature is None:
@@ -123,7 +141,7 @@ async def caller(number, targets, truth, end, counts, wrong):
             is_bad = random_.random() < 0.1
             try:
                 if is_bad:
-                    is_right = await ask_badly(client, others, truth, rows, random_)
+                    is_right = await ask_badly(client, others, truth, rows, random_, targets[1])
                 else:
                     is_right = await ask_well(client, truth, rows, random_)
             except ServingError as error:
@@ -186,6 +204,7 @@ def main(seconds):
         **machine(),
     }
     write_results(__file__, [row])
+    sys.exit(bool(counts["wrong"] or counts["dropped"]))
 
 
 if __name__ == "__main__":

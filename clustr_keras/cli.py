@@ -248,6 +248,9 @@ def serve(
     batch_timeout_micros: Annotated[int, typer.Option(min=0, help="How long a request waits for company.")] = 0,
     max_enqueued_batches: Annotated[int, typer.Option(min=1, help="How much may wait; then UNAVAILABLE.")] = 100,
     num_batch_threads: Annotated[int, typer.Option(min=1, help="How many batches run at a time.")] = 2,
+    max_request_bytes: Annotated[int, typer.Option(min=1, help="Largest request.")] = 64 * 2**20,
+    rest_timeout_seconds: Annotated[float, typer.Option(min=0.0, help="How long a REST request may wait.")] = 30.0,
+    poll_seconds: Annotated[float, typer.Option(min=0.01, help="How often to look for new versions.")] = 1.0,
     engine: Annotated[
         str, typer.Option(help="embedded; or tensorflow_model_server, which needs --host 0.0.0.0.")
     ] = "embedded",
@@ -260,12 +263,16 @@ def serve(
         "grpc_port": grpc_port,
         "rest_port": rest_port,
         "labels": dict(map(_label, label or [])),
+        "poll_seconds": poll_seconds,
         "batching": BatchingParameters(max_batch_size, batch_timeout_micros, max_enqueued_batches, num_batch_threads),
     }
     if engine == "embedded":
         from clustr_keras.serving import LocalServer
 
-        server = LocalServer(directory, host=host, **options)
+        limits = {"max_request_bytes": max_request_bytes, "rest_timeout_seconds": rest_timeout_seconds}
+        server = LocalServer(directory, host=host, **limits, **options)
+    elif pathlib.Path(engine).name != "tensorflow_model_server":
+        raise ValueError(f"--engine must be embedded or tensorflow_model_server, alone or with its path; got {engine}.")
     else:
         from clustr_keras.serving.model_server import ModelServer
 
@@ -305,7 +312,7 @@ def query(
             dataset.class_names[y_test[row]],
             str(answer.class_names[row]),
             f"{answer.probabilities[row].max():.3f}",
-            f"{answer.certified_radius[row]:.4f}",
+            "-" if answer.certified_radius is None else f"{answer.certified_radius[row]:.4f}",
         )
     console.print(table)
 

@@ -20,7 +20,7 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
         num_classes: Integer.
         image_shape: `(H, W, C)`.
         loss: `loss(labels, logits)`, for example `attacks.losses.dlr`.
-        batch_size: Integer; every batch is filled up to it.
+        batch_size: Integer, most images in a batch; see `full_batches`.
     """
 
     def __init__(self, logits, num_classes, image_shape, loss, batch_size):

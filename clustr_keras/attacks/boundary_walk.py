@@ -14,7 +14,7 @@ class ClearFlips:
 
     Args:
         logits: Function from images `[B, H, W, C]` to logits `[B, C]`, in units of the input.
-        batch_size: Integer; every batch is filled up to it, so that the functions are compiled once.
+        batch_size: Integer, most images in a batch; see `full_batches`.
     """
 
     def __init__(self, logits, batch_size=256):

@@ -29,7 +29,7 @@ class CarliniWagner:
         searches: Integer, number of constants tried.
         learning_rate: Float, of Adam.
         initial_constant: Float.
-        batch_size: Integer; every batch is filled up to it.
+        batch_size: Integer, most images in a batch; see `full_batches`.
 
     Attributes:
         norm: `"l_2"`.
@@ -110,9 +110,10 @@ class CarliniWagner:
 
     def _search(self, x, labels, report):
         """The smallest flip found under any constant, else the last attempt."""
-        lower, upper = np.zeros(self.batch_size), np.full(self.batch_size, np.inf)
-        constant = np.full(self.batch_size, self.initial_constant)
-        best, best_square = np.asarray(x), np.full(self.batch_size, _NO_FLIP)
+        count = len(x)
+        lower, upper = np.zeros(count), np.full(count, np.inf)
+        constant = np.full(count, self.initial_constant)
+        best, best_square = np.asarray(x), np.full(count, _NO_FLIP)
         for search in range(self.searches):
             found, square, last, loss = (out.numpy() for out in self._run(x, labels, tf.constant(constant, tf.float32)))
             check_loss(loss)

@@ -40,8 +40,8 @@ class ProjectedGradientDescent:
     """PGD in an l_2 or l_inf ball around each image, within [0, 1], with restarts.
 
     The first start is the image itself, the others are uniform in the ball. An example that has been flipped is not
-    attacked again. The loop is compiled as a whole, once for each shape of image, since every batch is filled up to
-    `batch_size`. Each example has an eps of its own, if need be.
+    attacked again. The loop is compiled as a whole, once or twice for each shape of image. Each example has an eps of
+    its own, if need be.
 
     Args:
         logits: Function from images `[B, H, W, C]` to logits `[B, C]`, for example a Keras model.

@@ -36,7 +36,7 @@ class SquareAttack:
         norm: `"l_2"` or `"l_inf"`.
         queries: Integer, how often the model is asked about each image.
         area: Share of the image that the first patches take.
-        batch_size: Integer; every batch is filled up to it.
+        batch_size: Integer, most images in a batch; see `full_batches`.
         seed: Integer.
 
     Raises:

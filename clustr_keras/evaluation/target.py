@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from clustr_keras.classifier import ClustrClassifier
+from clustr_keras.classifier import Certificate, ClustrClassifier
 
 SCORES = ("distance", "log", "paper")
 # Least probability whose logarithm is taken: below it float32 has no normal numbers.
@@ -59,7 +59,8 @@ def as_target(model, scores=None):
 
     Of a `ClustrClassifier` the deployed network is attacked, through its distance logits or other scores of its
     clusters. A softmax at the end of a Keras model is taken off, since it saturates. Where a SavedModel has a signature
-    with `logits` those are attacked, and the logarithms of its probabilities otherwise.
+    with `logits` those are attacked, and the logarithms of its probabilities otherwise; an export of this package
+    brings its certificates along.
 
     Args:
         model: `ClustrClassifier`, another `keras.Model` with logits or probabilities `[B, classes]`, a `Target`, or the
@@ -210,4 +211,22 @@ def _of_signature(loaded, signature, images_name, scores_name):
     scores.owner = loaded
     logits = _log_of(scores) if _gives_probabilities(scores, shape) else scores
     sample = np.asarray(scores(tf.zeros((1, *(size or 32 for size in shape)))))
-    return Target(logits, shape, sample.shape[-1], "SavedModel")
+    return Target(logits, shape, sample.shape[-1], "SavedModel", certify=_certify_by(loaded))
+
+
+def _certify_by(loaded):
+    """The certificates that an export of `serving.export_model` answers with; `None` for another SavedModel."""
+    signature = loaded.signatures.get("certify")
+    outputs = {"class_ids", "certified_radius", "nearest_cluster", "runner_up_class_ids", "logits", "lipschitz_bound"}
+    if signature is None or not outputs <= signature.structured_outputs.keys():
+        return None
+
+    def certify(images, batch_size=256):
+        batches = [tf.constant(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+        answers = [{name: np.asarray(value) for name, value in signature(images=batch).items()} for batch in batches]
+        found = {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
+        bound = float(found.pop("lipschitz_bound")[0])
+        # That of real arithmetic is not exported, and no smaller.
+        return Certificate(radius=found["certified_radius"], lipschitz_bound=bound, **found)
+
+    return certify

@@ -121,7 +121,7 @@ class Batcher:
         if call.rows is None:
             return [(call.inputs, limit)]
         if call.rows <= limit:
-            return [(call.inputs, call.rows)]
+            return [(call.inputs, max(1, call.rows))]  # none is for nothing, or any number of empty ones could wait
         return [
             ({name: array[i : i + limit] for name, array in call.inputs.items()}, min(limit, call.rows - i))
             for i in range(0, call.rows, limit)
@@ -141,18 +141,25 @@ class Batcher:
         queue = self._waiting.setdefault(key, collections.deque())
         queue.append(task)
         self._cost += task.cost
-        # Given up, or out of time: it leaves the queue, if it is still there.
-        task.answer.add_done_callback(lambda _: task.is_waiting and self._leave(key, task))
+        # Given up, or out of time: it leaves the queue.
+        task.answer.add_done_callback(lambda _: self._leave(task))
 
-    def _leave(self, key, task):
-        self._waiting[key].remove(task)
-        if not self._waiting[key]:
-            del self._waiting[key]
-        self._cost -= task.cost
-        task.is_waiting = False
+    def _leave(self, task):
+        """Counts a task no longer. It stays where it is in its queue, as a stub: to look for it would take time."""
+        if task.is_waiting:
+            task.is_waiting = False
+            self._cost -= task.cost
+
+    def _drop_stubs(self):
+        for key, queue in list(self._waiting.items()):
+            while queue and not queue[0].is_waiting:
+                queue.popleft()
+            if not queue:
+                del self._waiting[key]
 
     def _dispatch(self):
         """Start batches as long as there are threads and calls that have waited long enough."""
+        self._drop_stubs()
         while self._idle and self._waiting:
             key = min(self._waiting, key=lambda key: self._waiting[key][0].arrived)
             wait = self._waiting[key][0].arrived + self.parameters.batch_timeout_micros / 1e6 - time.monotonic()
@@ -163,6 +170,7 @@ class Batcher:
                     self._dispatch_again(wait)
                     return
             self._start(key[0], self._next_batch(key))
+            self._drop_stubs()
 
     def _dispatch_again(self, wait):
         if self._timer is not None:
@@ -170,15 +178,16 @@ class Batcher:
         self._timer = asyncio.get_running_loop().call_later(wait, self._dispatch)
 
     def _is_full(self, key):
-        return sum(task.cost for task in self._waiting[key]) >= self.parameters.max_batch_size
+        return sum(task.cost for task in self._waiting[key] if task.is_waiting) >= self.parameters.max_batch_size
 
     def _next_batch(self, key):
-        batch, room = [], self.parameters.max_batch_size
-        while key in self._waiting and self._waiting[key][0].cost <= room:
-            task = self._waiting[key][0]
-            self._leave(key, task)
-            batch.append(task)
-            room -= task.cost
+        batch, queue, room = [], self._waiting[key], self.parameters.max_batch_size
+        while queue and queue[0].cost <= room:
+            task = queue.popleft()
+            if task.is_waiting:
+                self._leave(task)
+                batch.append(task)
+                room -= task.cost
         return batch
 
     def _start(self, model, batch):
@@ -188,13 +197,14 @@ class Batcher:
 
     def _finish(self, batch, done):
         self._idle += 1
-        for task, answer in zip(batch, done.result(), strict=True):
+        error = done.exception()
+        for task, answer in zip(batch, [error] * len(batch) if error else done.result(), strict=True):
             if task.answer.done():
                 continue
             if isinstance(answer, Exception):
                 task.answer.set_exception(answer)
             else:
-                task.answer.set_result(task.call.only_wanted(answer))
+                task.answer.set_result(answer)
         self._dispatch()
 
     def _run_batch(self, model, batch):
@@ -205,7 +215,7 @@ class Batcher:
         try:
             answers = _execute_together(model, batch)
         except Exception as error:
-            answers = [error] if len(batch) == 1 else [_execute(model, task) for task in batch]
+            answers = [error] if len(batch) == 1 else [_execute_alone(model, task) for task in batch]
         self._metrics.ran(time.monotonic() - start)
         return answers
 
@@ -220,21 +230,22 @@ def _kind(task):
 def _execute_together(model, batch):
     name = batch[0].call.signature_name
     if len(batch) == 1:
-        return [model.execute(name, batch[0].inputs)]
+        return [batch[0].call.only_wanted(model.execute(name, batch[0].inputs))]
     inputs = {key: np.concatenate([task.inputs[key] for task in batch]) for key in batch[0].inputs}
     outputs = model.execute(name, inputs)
-    ends = list(itertools.accumulate(task.cost for task in batch))
+    rows = [len(next(iter(task.inputs.values()))) for task in batch]
+    ends = list(itertools.accumulate(rows))
     if any(len(array) != ends[-1] for array in outputs.values()):
         raise ValueError("the outputs of a batch have other lengths than its inputs")
     return [
-        {key: array[end - task.cost : end] for key, array in outputs.items()}
-        for task, end in zip(batch, ends, strict=True)
+        task.call.only_wanted({key: array[end - count : end] for key, array in outputs.items()})
+        for task, count, end in zip(batch, rows, ends, strict=True)
     ]
 
 
-def _execute(model, task):
+def _execute_alone(model, task):
     try:
-        return model.execute(task.call.signature_name, task.inputs)
+        return task.call.only_wanted(model.execute(task.call.signature_name, task.inputs))
     except Exception as error:
         return error
 

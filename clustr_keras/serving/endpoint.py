@@ -47,7 +47,8 @@ class Endpoint:
         """
         parts = urlsplit(target if "://" in target else f"grpc://{target}")
         protocol, is_encrypted = _SCHEMES.get(parts.scheme, (None, False))
-        if protocol is None or not parts.hostname or (protocol == "grpc" and not _is_bare_address(parts)):
+        is_address = _is_bare_address if protocol == "grpc" else _is_base_url
+        if protocol is None or not parts.hostname or not is_address(parts):
             raise ValueError(
                 f'target must be "host:port" or "grpc://host:port" for gRPC, or "http://host:port" or '
                 f'"https://host:port" for REST; "grpcs://host:port" is gRPC over TLS; got {target!r}.'
@@ -107,6 +108,13 @@ def _is_bare_address(parts):
     try:
         return parts.port is not None and parts.path in ("", "/")
     except ValueError:  # a port that is no number, or out of range
+        return False
+
+
+def _is_base_url(parts):
+    try:
+        return parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:
         return False
 
 

@@ -57,6 +57,7 @@ _CODE_OF_HTTP_STATUS = {
     504: "DEADLINE_EXCEEDED",
 }
 
+# In bytes, of which gRPC makes three where they are not ASCII.
 _LONGEST_MESSAGE = 2000
 
 
@@ -79,8 +80,9 @@ class ServingError(Exception):
         """Long messages are cut: gRPC carries them in a header, and headers are limited to 8 KiB."""
         if code not in CODES:
             raise ValueError(f"code must be the name of a gRPC status; got {code!r}. Known: {', '.join(CODES)}.")
-        if len(message) > _LONGEST_MESSAGE:
-            message = message[:_LONGEST_MESSAGE] + " ..."
+        encoded = message.encode(errors="replace")
+        if len(encoded) > _LONGEST_MESSAGE:
+            message = encoded[:_LONGEST_MESSAGE].decode(errors="ignore") + " ..."
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import io
 import json
 import os
 import pathlib
@@ -11,11 +10,10 @@ import tempfile
 
 import keras
 import numpy as np
-import PIL.Image
 
 from clustr_keras.data.checks import check_images
-from clustr_keras.lipschitz import condense
-from clustr_keras.serving.signatures import Signatures
+from clustr_keras.lipschitz import UnknownBoundError, condense
+from clustr_keras.serving.signatures import Signatures, example_inputs
 from clustr_keras.serving.uncertified import Uncertified
 from clustr_keras.serving.verification import verify_export
 from clustr_keras.serving.warmup import write_warmup
@@ -77,7 +75,7 @@ def export_model(
     deployed = _certifier(model, method) if certificate else Uncertified(condense(model.backbone), model.head)
     signatures = Signatures(deployed, image_shape, model.class_names, max_pixels, resize)
     directory.mkdir(parents=True, exist_ok=True)
-    version = 1 + max(versions(directory), default=0) if version is None else version
+    number, version = version, 1 + max(versions(directory), default=0) if version is None else version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError(f"version must be a positive integer; got {version!r}.")
     target = directory / str(version)
@@ -99,38 +97,46 @@ def export_model(
         temporary.chmod(0o755)
         if verify_on is not None:
             verify_export(temporary, signatures, np.asarray(verify_on, "float32"))
-        os.rename(temporary, target)
+        target = _publish(temporary, directory, target, is_free=number is None)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
 
 
+def _publish(temporary, directory, target, is_free):
+    """Renames a folder to its version; to the next one, where another export was faster and the number is free."""
+    while True:
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not (is_free and target.exists()):
+                raise
+            target = directory / str(1 + max(versions(directory)))
+        else:
+            return target
+
+
 def _certifier(model, method):
     if method == "soft":
         raise ValueError("the radius of soft scores is not certified in float32; export with another method.")
-    certifier = model.certifier(method)
+    instead = "To serve it without a certificate, export with certificate=False (--without-certificate)."
+    try:
+        certifier = model.certifier(method)
+    except UnknownBoundError as error:
+        raise ValueError(f"{error} {instead}") from error
     if not certifier.has_rounding_analysis:
         raise ValueError(
             f"the backbone {model.backbone.name!r} has a Lipschitz bound but no analysis of its float32 rounding, "
-            "so its radii are not certified and the model is not exported. To serve it without a certificate, export "
-            "with certificate=False (--without-certificate)."
+            f"so its radii are not certified and the model is not exported. {instead}"
         )
     return certifier
 
 
 def _warmup_requests(signatures):
     """One request of one gray image for each signature."""
-    image = np.full(signatures.image_shape, 0.5, "float32")
-    file = io.BytesIO()
-    pixels = np.uint8(255 * image)
-    PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
-    values = {
-        "images": image[None],
-        "radius": np.zeros(1, "float32"),
-        "image_bytes": np.array([file.getvalue()], dtype=object),
-    }
-    return [(name, {spec.name: values[spec.name] for spec in inputs}) for name, _, inputs in signatures.endpoints()]
+    image = np.full((1, *signatures.image_shape), 0.5, "float32")
+    return [(name, example_inputs(specs, image)) for name, _, specs in signatures.endpoints()]
 
 
 def versions(directory):

@@ -12,9 +12,12 @@ from tensorflow_serving.apis import (
 
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.model_info import model_status, signature_def_map
-from clustr_keras.serving.tensor_proto import array_from_proto, proto_from_array
+from clustr_keras.serving.tensor_proto import array_from_proto, declared_bytes, proto_from_array
 
 _log = logging.getLogger(__name__)
+
+# Seconds that an answer takes to its caller.
+_ON_THE_WAY = 0.02
 
 
 def build_grpc_server(predictor):
@@ -24,7 +27,7 @@ def build_grpc_server(predictor):
             ("grpc.max_receive_message_length", predictor.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             # What one connection may have under way; its further requests wait with the caller.
-            ("grpc.max_concurrent_streams", 256),
+            ("grpc.max_concurrent_streams", 64),
             # Otherwise a second server could take the same port, and callers would reach either.
             ("grpc.so_reuseport", 0),
         ]
@@ -71,9 +74,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             inputs = {name: array_from_proto(proto, name, limit) for name, proto in request.inputs.items()}
             return [model.prepare(request.model_spec.signature_name, inputs, request.output_filter)]
 
-        with self._predictor.room_for(request.ByteSize()):
+        with self._predictor.room() as room:
+            room.take(request.ByteSize())
+            # A few bytes of TensorProto may declare any size.
+            room.take(max(0, sum(map(declared_bytes, request.inputs.values())) - request.ByteSize()))
             choice, labels = _choice(request.model_spec), ("Predict", "GRPC")
-            return await self._predictor.predict(choice, labels, read, self._response, context.time_remaining())
+            return await self._predictor.predict(choice, labels, read, self._response, _time_left(context))
 
     def _response(self, model, call, outputs):
         response = predict_pb2.PredictResponse()
@@ -117,8 +123,16 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return model_status(self._store.versions(*_choice(request.model_spec)))
 
 
+def _time_left(context):
+    """Seconds that a request may wait, or `None`: a little less than its caller does, who is to learn the reason."""
+    remaining = context.time_remaining()
+    return None if remaining is None else max(0.0, remaining - _ON_THE_WAY)
+
+
 def _choice(spec):
     """Name, version and label, one of the latter two `None`."""
+    if not spec.name:
+        raise ServingError("INVALID_ARGUMENT", "model_spec must name a model.")
     choice = spec.WhichOneof("version_choice")
     return (
         spec.name,

@@ -3,6 +3,7 @@
 NumPy and orjson only: server and REST client share it, and the client loads without TensorFlow.
 """
 
+import contextlib
 import json
 
 import numpy as np
@@ -25,7 +26,8 @@ def dumps(document):
         `bytes`.
     """
     if _is_plain(document):
-        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+        with contextlib.suppress(orjson.JSONEncodeError):  # of a lone surrogate
+            return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     return json.dumps(document, separators=(",", ":"), default=np.ndarray.tolist).encode()
 
 

@@ -120,8 +120,7 @@ class LoadedModel:
         wanted = _wanted_outputs(definition, output_filter)
         for name, array in given.items():
             _check_array(name, array, definition.inputs[name])
-        rows = {len(array) for array in given.values()} if _is_batchable(definition) else ()
-        return Call(signature_name, given, wanted, rows.pop() if len(rows) == 1 else None)
+        return Call(signature_name, given, wanted, _rows(given) if _is_batchable(definition) else None)
 
     def execute(self, signature_name, inputs):
         """Run a signature on inputs that were checked.
@@ -142,8 +141,8 @@ class LoadedModel:
                 **{name: tf.constant(array, dtype=definition.inputs[name].dtype) for name, array in inputs.items()}
             )
         except tf.errors.OpError as error:
-            # In front of the reason TensorFlow puts where the graph was made, which says nothing to a caller.
-            reason = error.message.rpartition("<stack traces unavailable>")[2].strip()
+            # Around the reason TensorFlow puts where the graph was made, which says nothing to a caller.
+            reason = error.message.rpartition("<stack traces unavailable>")[2].partition("[[{{")[0].strip()
             raise ServingError(CODES[error.error_code], reason) from error
         return {name: _array(outputs[name], info) for name, info in definition.outputs.items()}
 
@@ -167,6 +166,13 @@ def _is_batchable(definition):
     """Whether the first axis of every input and output is left open: the batch."""
     shapes = [info.tensor_shape for info in (*definition.inputs.values(), *definition.outputs.values())]
     return all(not shape.unknown_rank and shape.dim and shape.dim[0].size == -1 for shape in shapes)
+
+
+def _rows(inputs):
+    rows = {name: len(array) for name, array in inputs.items()}
+    if len(set(rows.values())) > 1:
+        raise ServingError("INVALID_ARGUMENT", f"all inputs must hold the same number of examples; got {rows}.")
+    return next(iter(rows.values()), None)
 
 
 def _check_names(definition, inputs):

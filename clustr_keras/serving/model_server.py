@@ -99,19 +99,26 @@ class ModelServer:
             RuntimeError: If it fails.
         """
         with tempfile.TemporaryDirectory(prefix="clustr-model-server-") as config_dir:
-            process = subprocess.Popen(self.command(config_dir))
-            stopped_by = []
+            stopped_by, processes = [], []
 
             def pass_on(number, _):
                 stopped_by.append(number)
-                process.send_signal(number)
+                for process in processes:
+                    process.send_signal(number)
 
             previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
             try:
+                processes.append(subprocess.Popen(self.command(config_dir)))
+                if stopped_by:  # meanwhile
+                    processes[0].send_signal(stopped_by[0])
                 if on_ready:
                     on_ready(self)
-                status = process.wait()
+                status = processes[0].wait()
             finally:
+                for process in processes:
+                    if process.poll() is None:  # it must not outlive an error here
+                        process.terminate()
+                        process.wait()
                 for number, handler in previous.items():
                     signal.signal(number, handler)
         if status and not stopped_by:

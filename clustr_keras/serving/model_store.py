@@ -1,8 +1,8 @@
 """The versions of one model: found in a directory, loaded, and chosen by number."""
 
+import dataclasses
 import logging
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from clustr_keras.serving.errors import ServingError
@@ -12,17 +12,19 @@ from clustr_keras.serving.warmup import replay_warmup
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Version:
     """A version folder as it was last seen: loaded, or failed with `error`.
 
-    `stamp` tells whether the folder has changed since.
+    `stamp` tells whether the folder has changed since it was loaded or failed; `changing_to` is what it was at the last
+    look, if it has.
     """
 
     number: int
     stamp: tuple
     model: LoadedModel | None = None
     error: str = ""
+    changing_to: tuple | None = None
 
 
 class ModelStore:
@@ -71,7 +73,11 @@ class ModelStore:
             raise ValueError(f"no version in {self.model_dir} could be loaded. {reasons}. Export the model again.")
 
     def refresh(self):
-        """Load versions that are new or have changed, and drop those that are gone."""
+        """Load versions that are new, and drop those that are gone.
+
+        One that was written over is loaded again when it has not changed between two looks; until then, and if it does
+        not load, what was loaded before goes on answering.
+        """
         with self._loading:
             folders = _version_folders(self.model_dir)
             self._versions = {number: self._current(number, folders[number]) for number in sorted(folders)}
@@ -125,45 +131,53 @@ class ModelStore:
         return self.labels[label]
 
     def _current(self, number, folder):
-        known = self._versions.get(number)
-        if known and known.stamp == (_model_stamp(folder) if known.model else _folder_stamp(folder)):
+        # Taken before loading: what changes during it counts as new.
+        known, stamp = self._versions.get(number), _stamp(folder)
+        if known and stamp == known.stamp:
             return known
-        stamps = _model_stamp(folder), _folder_stamp(folder)  # before loading: what changes during it counts as new
+        if known and known.model and stamp != known.changing_to:
+            # Written over, perhaps not to the end: loaded now it would be half old, half new.
+            return dataclasses.replace(known, changing_to=stamp)
         try:
             model = LoadedModel(folder, number)
             replay_warmup(model, folder)
         except Exception as error:  # TensorFlow promises no types here, and a bad version must not stop the others
             _log.warning("Version %d of model %s could not be loaded from %s: %s", number, self.name, folder, error)
-            return Version(number, stamps[1], error=f"{type(error).__name__}: {error}")
+            if known and known.model:
+                return dataclasses.replace(known, stamp=stamp, error=f"{type(error).__name__}: {error}")
+            return Version(number, stamp, error=f"{type(error).__name__}: {error}")
         _log.info("Loaded version %d of model %s from %s", number, self.name, folder)
-        return Version(number, stamps[0], model=model)
+        return Version(number, stamp, model=model)
 
 
 def _version_folders(model_dir):
     return {
         int(entry.name): entry
         for entry in sorted(model_dir.iterdir())
-        if entry.name.isascii() and entry.name.isdecimal() and int(entry.name) < 2**63 and _saved_model(entry)
+        if entry.name.isascii() and entry.name.isdecimal() and int(entry.name) < 2**63 and _is_there(entry)
     }
+
+
+def _is_there(folder):
+    try:
+        return _saved_model(folder) is not None
+    except OSError as error:  # one that cannot be read does not hinder the others
+        _log.warning("could not look into %s: %s", folder, error)
+        return False
 
 
 def _saved_model(folder):
     return next((folder / name for name in ("saved_model.pb", "saved_model.pbtxt") if (folder / name).exists()), None)
 
 
-def _model_stamp(folder):
-    """Changes when another model takes the folder's place."""
-    return _stamp(_saved_model(folder))
+def _stamp(folder):
+    """Changes with any file in a version folder."""
+    return tuple((str(path), _stamp_of_file(path)) for path in sorted(folder.rglob("*")))
 
 
-def _folder_stamp(folder):
-    """Changes with any file: a version that failed to load, half copied perhaps, is tried again then."""
-    return tuple((str(path), _stamp(path)) for path in sorted(folder.rglob("*")))
-
-
-def _stamp(path):
+def _stamp_of_file(path):
     try:
         status = path.stat()
-    except (AttributeError, FileNotFoundError):  # deleted since it was listed
+    except FileNotFoundError:  # deleted since it was listed
         return ()
     return status.st_ino, status.st_mtime_ns, status.st_size

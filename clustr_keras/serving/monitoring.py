@@ -1,5 +1,6 @@
 """Metrics for Prometheus, under the names that ModelServer gives them."""
 
+import asyncio
 import bisect
 import contextlib
 import itertools
@@ -54,6 +55,9 @@ class Metrics(Collector):
             status = "OK"
         except ServingError as error:
             status = error.code
+            raise
+        except asyncio.CancelledError:  # the caller has left
+            status = "CANCELLED"
             raise
         except Exception:
             status = "INTERNAL"

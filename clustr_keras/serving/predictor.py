@@ -25,7 +25,8 @@ class Predictor:
     Attributes:
         store: The `ModelStore`.
         metrics: The `Metrics`.
-        max_request_bytes: As given.
+        max_request_bytes, max_bytes_under_way: As given.
+        bytes_under_way: Integer, at present.
     """
 
     def __init__(self, model_dir, name, labels, batching, max_request_bytes, max_bytes_under_way):
@@ -33,8 +34,8 @@ class Predictor:
         self.metrics = Metrics(name)
         self.max_request_bytes = max_request_bytes
         self._batching = batching
-        self._max_bytes_under_way = max_bytes_under_way
-        self._bytes_under_way = 0
+        self.max_bytes_under_way = max_bytes_under_way
+        self.bytes_under_way = 0
 
     @contextlib.contextmanager
     def threads(self):
@@ -46,33 +47,13 @@ class Predictor:
             yield
 
     @contextlib.contextmanager
-    def room_for(self, size):
-        """Holds memory for a request of a size in bytes; a caller holds it before a body is read.
-
-        Raises:
-            ServingError: RESOURCE_EXHAUSTED if it is too large; UNAVAILABLE if too much is under way.
-        """
-        self.check_size(size)
-        if self._bytes_under_way and self._bytes_under_way + size > self._max_bytes_under_way:
-            raise ServingError("UNAVAILABLE", "too many requests are under way. Try again later.")
-        self._bytes_under_way += size
+    def room(self):
+        """Holds memory for one request: yields a `Room`, which is given back at the end."""
+        room = Room(self)
         try:
-            yield
+            yield room
         finally:
-            self._bytes_under_way -= size
-
-    def check_size(self, size):
-        """Refuses a request of a size in bytes.
-
-        Raises:
-            ServingError: RESOURCE_EXHAUSTED, if it is too large.
-        """
-        if size > self.max_request_bytes:
-            raise ServingError(
-                "RESOURCE_EXHAUSTED",
-                f"the request is larger than {self.max_request_bytes} bytes. Send fewer examples at a time.",
-                http_status=413,
-            )
+            self.bytes_under_way -= room.held
 
     async def predict(self, choice, labels, read, write, timeout):
         """Answer one request.
@@ -96,3 +77,52 @@ class Predictor:
             call, *rest = await run(self._codec, read, model)
             outputs = await self._batcher.run(model, call, timeout)
             return await run(self._codec, write, model, call, outputs, *rest)
+
+
+class Room:
+    """The memory of one request, taken as it is needed.
+
+    Args:
+        predictor: A `Predictor`.
+
+    Attributes:
+        held: Bytes taken.
+        size: Bytes of the request so far.
+    """
+
+    def __init__(self, predictor):
+        self._predictor = predictor
+        self.held = self.size = 0
+
+    def take(self, size, cost=1):
+        """Takes room for a number of bytes that have come.
+
+        Args:
+            size: Bytes of the request.
+            cost: How many bytes each of them will take in memory.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED if the request is too large; UNAVAILABLE if too much is under way.
+        """
+        self.size += size
+        self.check(self.size)
+        under_way = self._predictor.bytes_under_way
+        # A request that is alone is read, whatever it costs.
+        if under_way > self.held and under_way + size * cost > self._predictor.max_bytes_under_way:
+            raise ServingError("UNAVAILABLE", "too many requests are under way. Try again later.")
+        self.held += size * cost
+        self._predictor.bytes_under_way += size * cost
+
+    def check(self, size):
+        """Refuses a request of a size in bytes.
+
+        Raises:
+            ServingError: RESOURCE_EXHAUSTED, if it is too large.
+        """
+        limit = self._predictor.max_request_bytes
+        if size > limit:
+            raise ServingError(
+                "RESOURCE_EXHAUSTED",
+                f"the request is larger than {limit} bytes. Send fewer examples at a time.",
+                http_status=413,
+            )

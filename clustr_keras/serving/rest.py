@@ -1,5 +1,6 @@
 """TensorFlow Serving's REST interface over a Predictor, as a Starlette application."""
 
+import asyncio
 import functools
 import json
 import logging
@@ -24,6 +25,8 @@ _PATH = re.compile(
     r"(?:/versions/(?P<version>[0-9]{1,19})|/labels/(?P<label>[^/:]+))?"
     r"(?P<action>:predict|:classify|:regress|/metadata|)"
 )
+# Bytes of memory for each byte of JSON: what the numbers of an image take as Python's objects.
+_JSON_COST = 8
 _POST = {":predict", ":classify", ":regress"}
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # so that all get the same kind of error
 
@@ -42,17 +45,17 @@ def build_rest_app(predictor, timeout):
     """
 
     async def answer(request):
-        match = _match(request.method, request.url.path)
-        # A body of unknown size may become as large as any.
-        size = int(
-            request.headers.get("content-length", predictor.max_request_bytes if match["action"] in _POST else 0)
-        )
-        with predictor.room_for(size):
-            body = await _read_body(request, predictor)
-            if match["action"] != ":predict":
-                return _at_hand(predictor.store, match)
+        match = _match(request.method, request.scope["path"])
+        if match["action"] != ":predict":
+            return _at_hand(predictor.store, match)
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise ServingError("INVALID_ARGUMENT", "the body must not be compressed; send it without Content-Encoding.")
+        with predictor.room() as room:
+            body = await _read_body(request, room, timeout)
             read, write = functools.partial(_read_call, body), _write_outputs
-            return await predictor.predict(_choice(match), ("predict", "REST"), read, write, timeout)
+            return await _unless_left(
+                request, predictor.predict(_choice(match), ("predict", "REST"), read, write, timeout)
+            )
 
     async def endpoint(request):
         try:
@@ -73,14 +76,33 @@ def build_rest_app(predictor, timeout):
     )
 
 
-async def _read_body(request, predictor):
-    # By what comes, as chunks declare nothing.
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        predictor.check_size(size)
-        chunks.append(chunk)
+async def _read_body(request, room, timeout):
+    room.check(int(request.headers.get("content-length", 0)))  # so that nothing is read in vain
+    chunks = []
+    try:
+        async with asyncio.timeout(timeout):
+            async for chunk in request.stream():
+                room.take(len(chunk), _JSON_COST)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise ServingError(
+            "DEADLINE_EXCEEDED", f"the body did not come within {timeout:g} s.", http_status=408
+        ) from None
     return b"".join(chunks)
+
+
+async def _unless_left(request, answer):
+    """What `answer` gives, which is given up when the caller leaves."""
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(request.receive())  # the body was read: what comes now is the end
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        leaving.cancel()
+        answering.cancel()
 
 
 def _match(method, path):

@@ -85,5 +85,5 @@ def http_errors(request, deadline):
     except (httpx.TimeoutException, TimeoutError) as error:
         message = f"no answer from {request.url} in {deadline.seconds:.3g} s."
         raise ServingError("DEADLINE_EXCEEDED", message) from error
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise ServingError("UNAVAILABLE", f"cannot reach {request.url}: {error}") from error

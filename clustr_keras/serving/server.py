@@ -45,7 +45,8 @@ class LocalServer:
         labels: Label to version number, `{"stable": 1, "canary": 2}` for example.
         batching: `BatchingParameters`: what runs together, and how much may wait.
         max_request_bytes: Largest request. A larger one is RESOURCE_EXHAUSTED, over REST 413.
-        max_bytes_under_way: Largest sum of all requests at a time. Beyond it they are UNAVAILABLE, over REST 503.
+        max_bytes_under_way: Most memory for requests at a time; JSON counts eight times. Beyond it they are
+            UNAVAILABLE, over REST 503. A gRPC message is counted once it is there: up to 64 for each connection.
         rest_timeout_seconds: How long a REST request may wait for its turn; over gRPC the caller's deadline says so.
         poll_seconds: How often the directory is looked at for new and deleted versions.
         grace_seconds: How long requests under way may take after a stop.
@@ -70,7 +71,7 @@ class LocalServer:
         labels=None,
         batching=None,
         max_request_bytes=64 * 2**20,
-        max_bytes_under_way=512 * 2**20,
+        max_bytes_under_way=2**30,
         rest_timeout_seconds=30.0,
         poll_seconds=1.0,
         grace_seconds=30.0,
@@ -226,6 +227,9 @@ class LocalServer:
         rest_server = uvicorn.Server(
             uvicorn.Config(
                 build_rest_app(self._predictor, self._rest_timeout_seconds),
+                # It limits the headers, which httptools does not.
+                http="h11",
+                h11_max_incomplete_event_size=64 * 2**10,
                 lifespan="off",
                 ws="none",
                 log_config=None,  # logging is the application's to configure

@@ -1,9 +1,38 @@
 """The signatures of an exported model: the serving contract."""
 
+import io
+
+import numpy as np
+import PIL.Image
 import tensorflow as tf
 
 from clustr_keras.certification import Certifier
 from clustr_keras.serving.decoding import decode_images
+
+
+def example_inputs(specs, images):
+    """Inputs of a signature that ask for images.
+
+    Args:
+        specs: Its input signature, see `Signatures.endpoints`.
+        images: Floats `[B, H, W, C]` in [0, 1]; those that are sent as files are rounded to 8 bits.
+
+    Returns:
+        Name to array; radii run from 0 to 1.
+    """
+    make = {
+        "images": lambda: images,
+        "radius": lambda: np.linspace(0.0, 1.0, len(images), dtype="float32"),
+        "image_bytes": lambda: np.array(list(map(_png, images)), dtype=object),
+    }
+    return {spec.name: make[spec.name]() for spec in specs}
+
+
+def _png(image):
+    file = io.BytesIO()
+    pixels = np.uint8(np.round(255.0 * image))
+    PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 class Signatures:

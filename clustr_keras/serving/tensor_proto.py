@@ -40,6 +40,15 @@ def array_from_proto(proto, name, max_bytes=None):
         raise ServingError("INVALID_ARGUMENT", f'tensor "{name}" is malformed: {error}') from None
 
 
+def declared_bytes(proto):
+    """Size in bytes of the array that a TensorProto declares, before anything is made of it; 0 if it declares none."""
+    try:
+        itemsize = tf.dtypes.as_dtype(proto.dtype).size
+    except (KeyError, TypeError, ValueError):
+        return 0
+    return itemsize * math.prod(max(0, axis.size) for axis in proto.tensor_shape.dim)
+
+
 def proto_from_array(array):
     """TensorProto of an array; text is encoded as UTF-8."""
     array = np.asarray(array)

@@ -1,9 +1,10 @@
 """Checks an export the way ModelServer will run it: in another process, through a session, warm-up requests first.
 
-Run: python -m clustr_keras.serving.verification FOLDER INPUTS OUTPUTS, with INPUTS and OUTPUTS the .npz files that
-`verify_export` writes and reads.
+Run: python -m clustr_keras.serving.verification FOLDER SCRATCH, with SCRATCH a folder of `<signature>.inputs.npz`,
+beside which it writes `<signature>.outputs.npz`.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
 from clustr_keras.serving.loaded_model import DEFAULT_SIGNATURE
+from clustr_keras.serving.signatures import example_inputs
 from clustr_keras.serving.warmup import read_warmup
 
 
@@ -52,26 +54,36 @@ def verify_export(folder, signatures, images):
         images: Floats `[B, H, W, C]` in [0, 1].
 
     Raises:
-        ValueError: If it does not load, a warm-up request fails, or an output differs in any bit.
+        ValueError: If it does not load, a warm-up request fails, or an output of any signature differs in any bit.
     """
-    name = "certify" if signatures.is_certified else DEFAULT_SIGNATURE
-    function, spec = next(endpoint[1:] for endpoint in signatures.endpoints() if endpoint[0] == name)
-    live = tf.function(function, input_signature=spec)(tf.constant(images))
     with tempfile.TemporaryDirectory() as scratch:
-        inputs, outputs = pathlib.Path(scratch, "inputs.npz"), pathlib.Path(scratch, "outputs.npz")
-        np.savez(inputs, images=images, signature_name=name)
-        command = [sys.executable, "-m", "clustr_keras.serving.verification", folder, inputs, outputs]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        for name, _, specs in signatures.endpoints():
+            np.savez(pathlib.Path(scratch, f"{name}.inputs.npz"), **example_inputs(specs, images))
+        command = [sys.executable, "-m", "clustr_keras.serving.verification", folder, scratch]
+        # On the CPU: this process may hold all memory of a GPU.
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise ValueError(f"the export does not run as ModelServer would run it: {reason}")
-        served = dict(np.load(outputs, allow_pickle=True))
-    for key, value in live.items():
-        different = np.flatnonzero(_rows(value.numpy()) != _rows(served[key]))
+        for name, function, specs in signatures.endpoints():
+            with tf.device("/CPU:0"):
+                inputs = [tf.constant(value) for value in example_inputs(specs, images).values()]
+                live = tf.function(function, input_signature=specs)(*inputs)
+            served = dict(np.load(pathlib.Path(scratch, f"{name}.outputs.npz"), allow_pickle=True))
+            _compare(name, {key: value.numpy() for key, value in live.items()}, served)
+
+
+def _compare(name, live, served):
+    if live.keys() != served.keys():
+        raise ValueError(f"the export's signature {name} gives {sorted(served)}; the live model {sorted(live)}.")
+    for key, expected in live.items():
+        different = np.flatnonzero(_rows(expected) != _rows(served[key]))
         if len(different):
+            first = different[0]
             raise ValueError(
-                f"the export's {key} differs from the live model's in {len(different)} of {len(images)} examples, "
-                f"example {different[0]} first: {served[key][different[0]]} in place of {value[different[0]]}."
+                f"{key} of the export's signature {name} differs from the live model's in {len(different)} of "
+                f"{len(expected)} examples, example {first} first: {served[key][first]} in place of {expected[first]}."
             )
 
 
@@ -80,15 +92,16 @@ def _rows(array):
     return np.array([repr(row) if array.dtype == object else np.asarray(row).tobytes() for row in array], dtype=object)
 
 
-def _main(folder, inputs, outputs):
+def _main(folder, scratch):
     run = SavedModelSession(folder)
     for index, (signature_name, request) in enumerate(read_warmup(folder)):
         try:
             run(signature_name, **request)
         except Exception as error:
             sys.exit(f"warm-up request {index} fails, and the model is not loaded: {' '.join(str(error).split())}")
-    asked = np.load(inputs)
-    np.savez(outputs, **run(str(asked["signature_name"]), images=asked["images"]))
+    for inputs in pathlib.Path(scratch).glob("*.inputs.npz"):
+        name = inputs.name.removesuffix(".inputs.npz")
+        np.savez(inputs.with_name(f"{name}.outputs.npz"), **run(name, **np.load(inputs, allow_pickle=True)))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_a_softmax_at_the_end_is_taken_off(last):
     model = network(*last)
     class_ids, logits = as_target(model).predict(images_of())
     assert_allclose(tf.nn.softmax(logits), model.predict(images_of(), verbose=0), atol=1e-6)
-    assert logits.min() < 0
+    assert not np.allclose(logits.sum(axis=-1), 1.0)
     assert_array_equal(class_ids, model.predict(images_of(), verbose=0).argmax(-1))
 
 
@@ -113,6 +113,15 @@ def test_saved_models_are_attacked_through_their_logits(classifier, tmp_path):
         tape.watch(x)
         loss = tf.reduce_sum(target.logits(x)[:, 0])
     assert np.abs(tape.gradient(loss, x)).max() > 0
+
+
+def test_an_exports_own_certificates_are_read(classifier, tmp_path):
+    served = as_target(export_model(classifier, tmp_path)).certify(images_of(300))
+    certificate = classifier.certify(images_of(300))
+    assert (certificate.certified_radius > 0).any()
+    assert_array_equal(served.class_ids, certificate.class_ids)
+    assert_allclose(served.certified_radius, certificate.certified_radius, atol=1e-5)
+    assert served.lipschitz_bound == np.float32(certificate.lipschitz_bound)
 
 
 def test_saved_models_of_keras_are_attacked_through_their_probabilities(tmp_path):

@@ -177,6 +177,43 @@ def test_a_full_queue_is_unavailable_and_drains():
     assert (answers[2].code, answers[2].http_status) == ("UNAVAILABLE", 503)
 
 
+def test_empty_calls_take_room_too():
+    model = FakeModel(is_open=False)
+    parameters = {"num_batch_threads": 1, "max_batch_size": 1, "max_enqueued_batches": 2}
+    answers = run(after_a_blocker(model, batcher(**parameters), [call([]), call([]), call([])]))
+    assert [answer["y"].tolist() for answer in answers[:2]] == [[], []]
+    assert answers[2].code == "UNAVAILABLE"
+
+
+def test_an_answer_that_cannot_be_given_hinders_nobody():
+    model = FakeModel(is_open=False)
+    calls = [call([1]), call([2], wanted=["nope"]), call([3])]
+    answers = run(after_a_blocker(model, batcher(num_batch_threads=1), calls))
+    assert [answers[0]["y"].tolist(), answers[2]["y"].tolist()] == [[2], [6]]
+    assert isinstance(answers[1], KeyError)
+
+
+def test_many_who_leave_take_no_time_and_leave_room():
+    model = FakeModel(is_open=False)
+
+    async def main():
+        batches = batcher(num_batch_threads=1, max_batch_size=100, max_enqueued_batches=100)
+        blocker = asyncio.create_task(batches.run(model, call([0])))
+        await asyncio.to_thread(model.entered.wait, 30)
+        for _ in range(3):
+            leaving = [asyncio.create_task(batches.run(model, call([1]))) for _ in range(9000)]
+            await asyncio.sleep(0)
+            for task in leaving:
+                task.cancel()
+            await asyncio.gather(*leaving, return_exceptions=True)
+        model.opened.set()
+        await blocker
+        return await batches.run(model, call([2]))
+
+    assert run(main())["y"].tolist() == [4]
+    assert model.sizes == [1, 1]
+
+
 def test_a_call_larger_than_the_queue_is_refused_for_good():
     batches = batcher(max_batch_size=2, max_enqueued_batches=2)
     with pytest.raises(ServingError, match="5 examples in one request; the limit is 4") as caught:

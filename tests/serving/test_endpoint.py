@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from clustr_keras.serving.endpoint import Endpoint
@@ -30,10 +32,11 @@ def test_targets(target, protocol, address, is_local, is_encrypted):
     [
         *("", "localhost", "localhost:x", "localhost:99999", "grpc://localhost", "grpcs://localhost"),
         *("localhost:1/path", "ftp://localhost:1", "http://", "https:///v1"),
+        *("http://localhost:x", "http://localhost:1?x=1", "https://localhost#x"),
     ],
 )
 def test_a_target_of_no_known_form_is_an_error(target):
-    with pytest.raises(ValueError, match=r'"host:port".*got ' + repr(target)):
+    with pytest.raises(ValueError, match=r'"host:port".*got ' + re.escape(repr(target))):
         Endpoint.parse(target)
 
 

@@ -295,7 +295,8 @@ def test_facts_that_no_card_can_hold_leave_nothing(classifier, tmp_path, fake_ar
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_that_appears_meanwhile_is_not_overwritten(classifier, tmp_path, monkeypatch, fake_archive):
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_version_that_appears_meanwhile_is_not_overwritten(classifier, tmp_path, monkeypatch, fake_archive, version):
     model_card = export_module._model_card
 
     def slow_card(*args):
@@ -304,8 +305,12 @@ def test_a_version_that_appears_meanwhile_is_not_overwritten(classifier, tmp_pat
         return model_card(*args)
 
     monkeypatch.setattr(export_module, "_model_card", slow_card)
-    with pytest.raises(OSError, match="not empty"):
-        export_model(classifier, tmp_path)
+    if version is None:
+        assert export_model(classifier, tmp_path).name == "2"
+        shutil.rmtree(tmp_path / "2")
+    else:
+        with pytest.raises(OSError, match="not empty"):
+            export_model(classifier, tmp_path, version)
     assert [path.name for path in tmp_path.rglob("*")] == ["1", "theirs"]
 
 
@@ -342,7 +347,7 @@ def test_a_backbone_without_rounding_analysis_is_refused(tmp_path):
 
 def test_a_backbone_without_a_bound_is_refused_and_its_operation_named(tmp_path):
     model = plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.LayerNormalization(name="culprit"))
-    with pytest.raises(ValueError, match="culprit"):
+    with pytest.raises(ValueError, match=r"culprit.*--without-certificate"):
         export_model(model, tmp_path / "clustr")
     assert not (tmp_path / "clustr").exists()
 
@@ -393,26 +398,48 @@ def test_an_export_is_verified_bit_for_bit_in_a_fresh_process(classifier, images
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_an_export_that_answers_otherwise_is_not_published(classifier, images, tmp_path, monkeypatch):
-    predict = Signatures.certify
-    monkeypatch.setattr(
-        Signatures,
-        "certify",
-        # Only while it is exported: the SavedModel's radii are one unit in the last place larger than the live ones.
-        lambda self, x: (
-            predict(self, x) | {"certified_radius": tf.math.nextafter(predict(self, x)["certified_radius"], 9.0)}
-        ),
-    )
+def one_ulp_more(values):
+    return tf.math.nextafter(values, tf.fill(tf.shape(values), 9.0))
+
+
+CHANGES = {
+    "predict": {"certified_radius": one_ulp_more},
+    "certify": {"logits": one_ulp_more},
+    "certify_at": {"is_certified": tf.ones_like},
+    "certify_encoded": {"class_ids": lambda ids: ids + 1},
+    "embed": {"embeddings": one_ulp_more},
+}
+
+
+@pytest.mark.parametrize("method", CHANGES)
+def test_an_export_that_answers_otherwise_is_not_published(classifier, images, tmp_path, monkeypatch, method):
+    right = getattr(Signatures, method)
+
+    def wrong(*args):
+        return (answer := right(*args)) | {key: change(answer[key]) for key, change in CHANGES[method].items()}
+
     write = export_module.write_warmup
 
     def write_and_undo(*args):
         write(*args)
-        monkeypatch.setattr(Signatures, "certify", predict)
+        monkeypatch.setattr(Signatures, method, right)
 
+    monkeypatch.setattr(Signatures, method, wrong)  # only while it is exported
     monkeypatch.setattr(export_module, "write_warmup", write_and_undo)
-    with pytest.raises(ValueError, match="export's certified_radius differs from the live model's in 32 of 32"):
+    (key,) = CHANGES[method]
+    with pytest.raises(ValueError, match=f"{key} of the export's signature .* differs from the live model's"):
         export_model(classifier, tmp_path, verify_on=images)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_lacks_an_output_is_not_published(classifier, images, tmp_path, monkeypatch):
+    right, write = Signatures.embed, export_module.write_warmup
+    monkeypatch.setattr(Signatures, "embed", lambda *args: {"embeddings": right(*args)["embeddings"]})
+    monkeypatch.setattr(
+        export_module, "write_warmup", lambda *args: (write(*args), monkeypatch.setattr(Signatures, "embed", right))
+    )
+    with pytest.raises(ValueError, match=r"signature embed gives \['embeddings'\]"):
+        export_model(classifier, tmp_path, verify_on=images)
 
 
 def test_a_bad_warmup_record_fails_the_verification(classifier, exported, images, tmp_path):
@@ -461,8 +488,9 @@ def test_encoded_images_are_resized_only_if_asked(classifier, exported, tmp_path
     assert json.loads((path / "assets.extra" / "model_card.json").read_text())["encoded_images"]["resized"] is True
 
 
-def test_images_that_no_file_holds_are_exported_without_the_signature_for_files(tmp_path):
-    model = plain_classifier((4, 4, 2), keras.layers.Flatten(), keras.layers.Dense(3))
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_images_that_no_file_holds_are_exported_without_the_signature_for_files(tmp_path, channels):
+    model = plain_classifier((4, 4, channels), keras.layers.Flatten(), keras.layers.Dense(3))
     run = SavedModelSession(export_model(model, tmp_path))
     assert "certify" in run.meta_graph.signature_def
     assert "certify_encoded" not in run.meta_graph.signature_def

@@ -77,6 +77,8 @@ def test_output_filter(prediction):
     ("request_", "code", "words"),
     [
         (predict_request(X, name="other"), "NOT_FOUND", "other"),
+        (predict_request(X, name=""), "INVALID_ARGUMENT", "must name a model"),
+        (predict_request(X, signature="\U0001f600" * 1000), "FAILED_PRECONDITION", "signature"),
         (predict_request(X, version=7), "NOT_FOUND", "version 7"),
         (predict_request(X, label="stable"), "INVALID_ARGUMENT", "stable"),
         (predict_request(X, signature="nope"), "FAILED_PRECONDITION", "nope"),

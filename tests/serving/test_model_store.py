@@ -1,3 +1,4 @@
+import pathlib
 import shutil
 
 import numpy as np
@@ -66,8 +67,41 @@ def test_what_has_not_changed_is_not_loaded_again(store):
 def test_a_version_that_was_replaced_is_loaded_again(store, model_dir, toy_dir):
     shutil.rmtree(model_dir / "2")
     shutil.copytree(toy_dir / "3", model_dir / "2")
+    for expected in (2, 3):  # first it is seen to have changed, then to have stayed so
+        store.refresh()
+        assert offset(store.find("toy", version=2)) == expected
+
+
+def test_a_version_that_is_being_written_over_is_not_mixed(store, model_dir, toy_dir):
+    for path in sorted((toy_dir / "3").rglob("*")):  # saved_model.pb comes before variables/
+        if path.is_file():
+            shutil.copy(path, model_dir / "2" / path.relative_to(toy_dir / "3"))
+            store.refresh()
+            assert offset(store.find("toy", version=2)) == 2
     store.refresh()
     assert offset(store.find("toy", version=2)) == 3
+
+
+def test_a_version_that_is_spoilt_goes_on_answering(store, model_dir):
+    (model_dir / "2" / "saved_model.pb").write_bytes(b"spoilt")
+    for _ in range(3):
+        store.refresh()
+    assert offset(store.find("toy", version=2)) == 2
+    assert store.versions("toy")[0].error
+
+
+def test_a_folder_that_cannot_be_read_does_not_hinder_the_others(store, model_dir, toy_dir, monkeypatch):
+    shutil.copytree(toy_dir / "3", model_dir / "3")
+    exists = pathlib.Path.exists
+
+    def refused(path):
+        if path.parent.name == "2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(pathlib.Path, "exists", refused)
+    store.refresh()
+    assert offset(store.find("toy")) == 3
 
 
 @pytest.mark.parametrize("name", [".3.tmp", "3.partial", "v3", "-3", "3 ", "٣", "9223372036854775808"])

@@ -1,8 +1,14 @@
+import contextlib
 import json
 import math
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+
+from clustr_keras.serving import LocalServer
+from clustr_keras.serving.batching import BatchingParameters
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +195,55 @@ def test_errors_of_status_and_metadata(http, path, status):
     response = http.get(f"/{path}")
     assert response.status_code == status
     assert list(response.json()) == ["error"]
+
+
+def test_a_body_that_does_not_come_holds_up_nobody(toy_dir):
+    with LocalServer(toy_dir, name="toy", rest_timeout_seconds=0.2) as server:
+        head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n{"
+        slow = [socket.create_connection(("127.0.0.1", server.rest_port), timeout=30) for _ in range(20)]
+        for connection in slow:
+            connection.sendall(head)
+        url = f"{server.rest_url}/v1/models/toy:predict"
+        assert httpx.post(url, json={"instances": [1.0]}, trust_env=False).status_code == 200
+        for connection in slow:
+            assert connection.recv(100).startswith(b"HTTP/1.1 408")
+            connection.close()
+
+
+def test_endless_headers_are_refused(toy_server):
+    with socket.create_connection(("127.0.0.1", toy_server.rest_port), timeout=30) as connection:
+        connection.sendall(b"GET /v1/models/toy HTTP/1.1\r\nHost: x\r\nX: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                connection.sendall(b"x" * 2**16)
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"")
+
+
+def test_a_compressed_body_is_refused(http):
+    response = http.post("/toy:predict", content=b"x", headers={"Content-Encoding": "gzip"})
+    assert response.status_code == 400
+    assert "compressed" in response.json()["error"]
+
+
+def test_a_caller_who_leaves_does_not_stay_in_the_queue(toy_dir, gate):
+    with (
+        LocalServer(toy_dir, name="toy", batching=BatchingParameters(num_batch_threads=1)) as server,
+        httpx.Client(base_url=f"{server.rest_url}/v1/models", trust_env=False, timeout=30) as http,
+        ThreadPoolExecutor() as callers,
+    ):
+        busy = callers.submit(http.post, "/toy:predict", json={"signature_name": "slow", "instances": [1.0]})
+        assert gate.entered.wait(30)
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/toy:predict", json={"instances": [1.0]}, timeout=0.5)
+        counted = 'request_count{model_name="toy",status="CANCELLED"} 1.0'
+        while counted not in httpx.get(f"{server.rest_url}/monitoring/prometheus/metrics", trust_env=False).text:
+            pass
+        gate.opened.set()
+        assert busy.result(30).json() == {"predictions": [1.0]}
+
+
+def test_a_name_that_has_to_be_quoted_is_served(toy_dir):
+    with LocalServer(toy_dir, name="a?b c") as server:
+        answer = httpx.get(f"{server.rest_url}/v1/models/a%3Fb%20c", trust_env=False)
+        assert answer.status_code == 200
