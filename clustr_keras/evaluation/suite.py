@@ -28,7 +28,7 @@ def _pgd(loss, classes=2):
     def make(target, norm, **options):
         if target.num_classes < classes:
             return None
-        return ProjectedGradientDescent(target.logits, norm, steps=100, restarts=5, loss=loss, **options)
+        return ProjectedGradientDescent(target.logits, norm, steps=100, restarts=5, loss=loss, decay=True, **options)
 
     return make
 
@@ -37,7 +37,7 @@ def _targeted(target, norm, **options):
     if target.num_classes < 3:
         return None
     targets = min(9, target.num_classes - 1)
-    return TargetedProjectedGradientDescent(target.logits, norm, steps=100, targets=targets, **options)
+    return TargetedProjectedGradientDescent(target.logits, norm, steps=100, targets=targets, decay=True, **options)
 
 
 def _carlini_wagner(target, norm, batch_size, seed):
@@ -72,8 +72,8 @@ def attack_suite(target, norm, names=DEFAULT_ATTACKS, batch_size=256, seed=0):
     """Makes the attacks of one norm.
 
     - `pgd-20`, `pgd-100`: the paper's protocol, PGD on the cross-entropy with 10 restarts and steps of 2/255;
-    - `pgd-margin`, `pgd-dlr`: 100 steps from 5 starts on losses that do not saturate;
-    - `pgd-targeted`: 100 steps towards each of the 9 classes with the largest logits;
+    - `pgd-margin`, `pgd-dlr`: 100 steps from 5 starts on losses that do not saturate, large steps first;
+    - `pgd-targeted`: such steps towards each of the 9 classes with the largest logits;
     - `carlini-wagner`: in l_2;
     - `square`: black-box, 1000 queries;
     - `autoattack`: that of ART, if the extra is installed.

@@ -109,10 +109,11 @@ def test_by_default_a_step_is_two_and_a_half_eps_over_the_number_of_steps(norm):
 
 
 @norms
+@pytest.mark.parametrize("decay", [False, True])
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-6, 1e-3, 0.1, 3.0]))
-def test_no_attempt_leaves_its_own_ball_or_the_pixel_range(norm, seed, scale):
-    attack = ATTACKS[norm]
+def test_no_attempt_leaves_its_own_ball_or_the_pixel_range(norm, decay, seed, scale):
+    attack = ATTACKS[norm, decay]
     generator = np.random.default_rng(seed)
     images = generator.choice([0.0, 1.0, 0.1, 0.999], (11, *SHAPE)).astype("float32")
     eps = generator.uniform(0, scale, 11)
@@ -127,7 +128,11 @@ def test_no_attempt_leaves_its_own_ball_or_the_pixel_range(norm, seed, scale):
     assert result.adversarial.max() <= 1.0
 
 
-ATTACKS = {norm: ProjectedGradientDescent(Network(2), norm, steps=3, restarts=3, batch_size=4) for norm in ORDER}
+ATTACKS = {
+    (norm, decay): ProjectedGradientDescent(Network(2), norm, steps=3, restarts=3, batch_size=4, decay=decay)
+    for norm in ORDER
+    for decay in (False, True)
+}
 
 
 @norms
@@ -145,12 +150,13 @@ def test_a_ball_in_many_dimensions_is_kept_too(norm):
     assert (distance[1:] > 0.5 * eps[1:]).all()
 
 
+@pytest.mark.parametrize("decay", [False, True])
 @norms
-def test_a_linear_classifier_flips_just_above_its_distance_and_not_just_below(norm):
+def test_a_linear_classifier_flips_just_above_its_distance_and_not_just_below(norm, decay):
     model = Linear()
     images = images_of(40, 3, 0.4, 0.6)  # far enough from 0 and 1 for the pixel range to play no part
     distance, labels = model.distance(images, norm)
-    attack = ProjectedGradientDescent(model, norm, steps=10, restarts=1, batch_size=16)
+    attack = ProjectedGradientDescent(model, norm, steps=10, restarts=1, batch_size=16, decay=decay)
     assert distance.max() < 0.35
     assert attack(images, labels, distance * 1.001 + 1e-5).is_flipped.all()
     below = attack(images, labels, distance * 0.999 - 1e-5 * (distance > 1e-2))
@@ -223,6 +229,52 @@ def test_no_start_is_made_once_all_are_flipped():
     )
     assert result.is_flipped.all()
     assert len(batches) == 4
+
+
+@norms
+def test_steps_that_decay_find_more(norm):
+    network, images = Network(5), images_of(200, 5)
+    labels = network.classes(images)
+    eps = 0.08 if norm == "l_inf" else 0.25
+    plain, decaying = (
+        ProjectedGradientDescent(network, norm, steps=20, restarts=1, batch_size=200, decay=decay)(images, labels, eps)
+        for decay in (False, True)
+    )
+    assert 0.05 < plain.is_flipped.mean() < 0.95
+    assert decaying.is_flipped.mean() >= plain.is_flipped.mean()
+    for attempt in (plain, decaying):
+        assert (norm_of(attempt.adversarial - images, norm) <= eps * (1 + 1e-6)).all()
+    losses = [margin(labels, network(tf.constant(a.adversarial))).numpy() for a in (plain, decaying)]
+    assert losses[1].mean() > losses[0].mean()
+
+
+@norms
+def test_steps_that_decay_end_at_the_best_point_on_the_way(norm):
+    network, images = Network(6), images_of(30, 6)
+    labels = network.classes(images)
+    seen = []
+
+    def recorded(images):
+        logits = network(images)
+        tf.py_function(lambda loss: seen.append(loss.numpy()), [margin(labels, logits)], [])
+        return logits
+
+    attack = ProjectedGradientDescent(recorded, norm, steps=7, restarts=1, batch_size=30, decay=True)
+    found = attack(images, labels, 0.3).adversarial
+    best = np.max([loss for loss in seen if len(loss) == 30], axis=0)
+    assert_allclose(margin(labels, network(tf.constant(found))), best, rtol=1e-5, atol=1e-6)
+
+
+@norms
+def test_with_decay_the_first_step_is_two_eps(norm):
+    network, images = Network(1), images_of(9, 1, 0.3, 0.7)
+    labels = network.classes(images)
+    explicit, default = (
+        ProjectedGradientDescent(network, norm, steps=5, restarts=2, step_size=size, batch_size=9, decay=True)
+        for size in (0.2, None)
+    )
+    assert_allclose(default(images, labels, 0.1).adversarial, explicit(images, labels, 0.1).adversarial, atol=1e-6)
+    assert default.name.endswith("2 restarts, decaying")
 
 
 @norms

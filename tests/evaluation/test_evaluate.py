@@ -61,7 +61,7 @@ def test_its_figures_are_json(evaluation):
     low, high = figures["clean_accuracy_interval"]
     assert low <= figures["clean_accuracy"] <= high
     attack = figures["threat_models"][0]["attacks"][1]
-    assert attack["description"] == "PGD l_inf, 100 steps x 5 restarts"
+    assert attack["description"] == "PGD l_inf, 100 steps x 5 restarts, decaying"
     assert attack["cumulative"] == figures["robust_accuracy"]["l_inf 25.5/255"]
     assert figures["certified_in"] == "float32"
 
