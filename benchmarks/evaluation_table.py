@@ -23,11 +23,13 @@ RUNS = pathlib.Path(__file__).parents[1] / "runs" / "evaluation_table"
 TRAININGS = {
     "standard": ("--recipe", "standard", "--fast"),
     "clustr-qtrades": ("--recipe", "clustr-qtrades", "--fast", "--eps", "0.1"),
+    "clustr-qtrades-paper": ("--recipe", "clustr-qtrades-paper", "--fast", "--eps", "0.1"),
     "certified": ("--recipe", "certified"),
 }
 # Model, scores that are attacked, threat model: what each was trained for, and the standard one for comparison.
 EVALUATIONS = [
     ("standard", None, "l_inf:0.1"),
+    ("clustr-qtrades-paper", "paper", "l_inf:0.1"),
     ("clustr-qtrades", "paper", "l_inf:0.1"),
     ("clustr-qtrades", "log", "l_inf:0.1"),
     ("certified", None, "l_2:1"),

@@ -29,11 +29,14 @@ def test_the_defaults_are_the_papers():
     assert (qtrades.epochs, qtrades.consistency.weight, qtrades.pretraining) == (25, 8.0, recipe)
     assert isinstance(qtrades.consistency, QTRADES)
     assert_allclose([qtrades.consistency.eps, qtrades.consistency.step_size], [8 / 255, 10 / 255])
+    published = paper_recipe("clustr-qtrades-paper")
+    assert (qtrades.consistency.scores, published.consistency.scores) == ("log", "paper")
+    assert dataclasses.replace(published, consistency=qtrades.consistency) == qtrades
     assert isinstance(paper_recipe("trades").consistency, TRADES)
 
 
 def test_an_unknown_recipe_is_an_error_that_names_the_others():
-    with pytest.raises(ValueError, match="clustr, clustr-qtrades, standard, trades"):
+    with pytest.raises(ValueError, match="clustr, clustr-qtrades, clustr-qtrades-paper, standard, trades"):
         paper_recipe("magic")
 
 
