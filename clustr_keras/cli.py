@@ -1,10 +1,12 @@
 """`clustr`: train, certify, audit, export, serve and query from the shell."""
 
 import csv
+import importlib.util
 import json
 import os
 import pathlib
 import sys
+import uuid
 from typing import Annotated
 
 import typer
@@ -25,6 +27,9 @@ DataDirOption = Annotated[
 ]
 ModelOption = Annotated[pathlib.Path, typer.Option("--model", help="A .keras file.", exists=True, dir_okay=False)]
 ExamplesOption = Annotated[int | None, typer.Option("--examples", min=1, help="Only the first N test images.")]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", help="certified, clustr, clustr-qtrades[-paper], standard or trades.")
+]
 TargetOption = Annotated[str, typer.Option("--target", help="host:port for gRPC, http://host:port for REST.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the served model.")]
 
@@ -67,7 +72,9 @@ def train(
     output: Annotated[pathlib.Path, typer.Option(help="The .keras file to write.")] = pathlib.Path("runs/model.keras"),
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
-    recipe: Annotated[str, typer.Option(help="certified, clustr, clustr-qtrades, standard or trades.")] = "certified",
+    recipe: Annotated[
+        str, typer.Option(help="certified, clustr, clustr-qtrades[-paper], standard or trades.")
+    ] = "certified",
     epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's number by default.")] = None,
     margin: Annotated[
         float | None, typer.Option(min=0.0, help="certified: about twice the radius aimed at; of the data by default.")
@@ -101,6 +108,61 @@ def train(
         checkpoint=checkpoint,
         csv_log=csv_log,
         tensorboard=tensorboard,
+        seed=seed,
+    )
+
+
+@app.command()
+def tune(
+    output: Annotated[pathlib.Path, typer.Option(help="Folder of the search, which goes on where it was stopped.")] = (
+        pathlib.Path("runs/tune")
+    ),
+    data: DataOption = "digits",
+    data_dir: DataDirOption = None,
+    recipe: Annotated[
+        str, typer.Option(help="certified, clustr, clustr-qtrades[-paper], standard or trades.")
+    ] = "certified",
+    tuner: Annotated[str, typer.Option(help="random, bayesian or hyperband.")] = "random",
+    objective: Annotated[
+        str | None, typer.Option(help="certified, robust, clean, clean+certified or clean+robust.")
+    ] = None,
+    radius: Annotated[float | None, typer.Option(min=0.0, help="Where certified accuracy counts.")] = None,
+    eps: Annotated[float, typer.Option(min=0.0, max=1.0, help="The l_inf ball of attacks.")] = 8 / 255,
+    fast: Annotated[bool, typer.Option("--fast", help="A small convnet and fewer epochs, for a CPU.")] = False,
+    max_trials: Annotated[int, typer.Option(min=1, help="In all; Hyperband has a schedule of its own.")] = 10,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of a trial; the recipe's number by default.")] = None,
+    retrain: Annotated[
+        pathlib.Path | None, typer.Option(help="The .keras file for the best settings, on all training images.")
+    ] = None,
+    chief: Annotated[str | None, typer.Option(help="host:port: hand out trials there, to workers.")] = None,
+    worker: Annotated[str | None, typer.Option(help="host:port of the chief: work for it.")] = None,
+    worker_name: Annotated[str | None, typer.Option(help="One that no other worker has; by default made up.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Search for the best settings of a recipe, with KerasTuner."""
+    if chief is not None and worker is not None:
+        raise ValueError("--chief and --worker exclude each other: a process is one or the other.")
+    if retrain is not None and (retrain.suffix != ".keras" or worker is not None):
+        raise ValueError("--retrain must be a .keras file, and is for the chief or a search without one.")
+    if importlib.util.find_spec("keras_tuner") is None:
+        raise ValueError("tune needs KerasTuner. Install it: pip install 'clustr-keras[tuning]'.")
+    from clustr_keras.tuning.run import run_search
+
+    role = "chief" if chief else (worker_name or f"worker-{uuid.uuid4().hex[:8]}") if worker else None
+    run_search(
+        _load(data, data_dir),
+        recipe,
+        output,
+        tuner=tuner,
+        objective=objective,
+        radius=radius,
+        eps=eps,
+        fast=fast,
+        max_trials=max_trials,
+        epochs=epochs,
+        retrain=retrain,
+        role=role,
+        address=chief or worker,
         seed=seed,
     )
 

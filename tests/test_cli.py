@@ -212,7 +212,11 @@ def test_evaluate_of_saturating_scores_exits_with_1(trained, digits):
     assert not json.loads((trained / "masked" / "results.json").read_text())["passed"]
 
 
-def test_errors_are_one_line_and_exit_status_2(trained):
+def test_errors_are_one_line_and_exit_status_2(trained, monkeypatch, capsys):
+    """In this process: another one for each would take a minute and a half."""
+    from clustr_keras import cli
+
+    monkeypatch.chdir(trained)
     (trained / "other.keras").write_text("not a model")
     for arguments, message in (
         (("train", "--recipe", "magic"), "no recipe 'magic'; expected one of certified, clustr"),
@@ -229,15 +233,28 @@ def test_errors_are_one_line_and_exit_status_2(trained):
         (("serve", "serving", "--label", "stable"), "such as stable=1"),
         (("export", "--model", "model.keras", "--output", "out", "--verify"), "--data digits"),
         (("load-test", "--target", "192.0.2.1:8500"), "--allow-remote"),
+        (("serve", "serving", "--engine", "embeded"), "embedded or tensorflow_model_server"),
+        (("tune", "--objective", "robust"), "expected one of certified, clean, clean"),
+        (("tune", "--chief", "h:1", "--worker", "h:1"), "exclude each other"),
+        (("tune", "--retrain", "best.h5"), r"must be a \.keras file"),
     ):
-        code, out, err = clustr(*arguments, cwd=trained)
-        assert code == 2, (arguments, out, err)
+        monkeypatch.setattr(sys, "argv", ["clustr", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert ended.value.code == 2, (arguments, out, err)
         assert re.search(message, err), err
         assert len(err.strip().splitlines()) == 1, err
+
+
+def test_an_error_of_the_command_itself_is_one_line_too(trained):
+    code, out, err = clustr("serve", "nowhere", cwd=trained)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_help_names_every_command():
     code, out, _ = clustr("--help", cwd=os.getcwd())
     assert code == 0
-    for command in ("demo", "train", "certify", "audit", "evaluate", "export", "serve", "query", "load-test"):
+    for command in ("demo", "train", "certify", "audit", "evaluate", "tune", "export", "serve", "query", "load-test"):
         assert f" {command} " in out

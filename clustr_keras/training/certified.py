@@ -114,17 +114,39 @@ def train_certified(images, labels, class_names, recipe=None, callbacks=()):
     >>> model = train_certified(x_train, y_train, class_names="0123456789")
     """
     recipe = recipe or CertifiedRecipe()
+    model = make_certified(images.shape[1:], class_names, recipe)
+    return fit_certified(model, images, labels, recipe, callbacks)
+
+
+def make_certified(image_shape, class_names, recipe):
+    """An untrained classifier on a Lipschitz backbone.
+
+    Args:
+        image_shape: `(H, W, C)`.
+        class_names: C names.
+        recipe: `CertifiedRecipe`.
+
+    Returns:
+        A `ClustrClassifier`.
+
+    Raises:
+        ValueError: If there is no backbone of that name.
+    """
     make = _BACKBONES.get(recipe.backbone)
     if make is None:
         raise ValueError(f"backbone must be one of {', '.join(sorted(_BACKBONES))}; got {recipe.backbone!r}.")
     keras.utils.set_random_seed(recipe.seed)
-    model = ClustrClassifier(
-        make(images.shape[1:], **recipe.sizes),
+    return ClustrClassifier(
+        make(image_shape, **recipe.sizes),
         num_classes=len(class_names),
         clusters_per_class=recipe.clusters_per_class,
         class_names=list(class_names),
         temperature=recipe.temperature,
     )
+
+
+def fit_certified(model, images, labels, recipe, callbacks=()):
+    """Compiles a classifier and trains it on arrays: the second half of `train_certified`, which see."""
     batches = ImageBatches(Split(images, np.asarray(labels)), recipe.batch_size, recipe.augmentation, seed=recipe.seed)
     model.compile(
         keras.optimizers.Adam(_schedule(recipe, recipe.epochs * len(batches))),
