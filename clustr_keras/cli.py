@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import json
 import os
 import pathlib
 import sys
@@ -394,6 +393,7 @@ def load_test(
     output: Annotated[pathlib.Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ):
     """Measure throughput and latency of a server; exit status 1 if a request failed."""
+    from clustr_keras.evaluation.results_file import write_json
     from clustr_keras.serving import run_load_test
 
     x_test, _ = _test_images(_load(data, data_dir), None)
@@ -411,7 +411,7 @@ def load_test(
     result.report()
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result.as_dict(), indent=2) + "\n")
+        write_json(output, result.as_dict())
     if result.errors:
         raise typer.Exit(1)
 

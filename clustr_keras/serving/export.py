@@ -75,7 +75,8 @@ def export_model(
     deployed = _certifier(model, method) if certificate else Uncertified(condense(model.backbone), model.head)
     signatures = Signatures(deployed, image_shape, model.class_names, max_pixels, resize)
     directory.mkdir(parents=True, exist_ok=True)
-    number, version = version, 1 + max(versions(directory), default=0) if version is None else version
+    is_free = version is None
+    version = 1 + max(versions(directory), default=0) if is_free else version
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError(f"version must be a positive integer; got {version!r}.")
     target = directory / str(version)
@@ -97,7 +98,7 @@ def export_model(
         temporary.chmod(0o755)
         if verify_on is not None:
             verify_export(temporary, signatures, np.asarray(verify_on, "float32"))
-        target = _publish(temporary, directory, target, is_free=number is None)
+        target = _publish(temporary, directory, target, is_free)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

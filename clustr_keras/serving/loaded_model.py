@@ -57,6 +57,7 @@ class LoadedModel:
         """Load; for a large model that takes seconds."""
         self.version = version
         self.signature_defs = _read_signature_defs(path)
+        self._batchable = {name for name, definition in self.signature_defs.items() if _is_batchable(definition)}
         self._model = tf.saved_model.load(str(path), tags=_TAGS)
 
     def signature_name(self, name=""):
@@ -120,7 +121,7 @@ class LoadedModel:
         wanted = _wanted_outputs(definition, output_filter)
         for name, array in given.items():
             _check_array(name, array, definition.inputs[name])
-        return Call(signature_name, given, wanted, _rows(given) if _is_batchable(definition) else None)
+        return Call(signature_name, given, wanted, _rows(given) if signature_name in self._batchable else None)
 
     def execute(self, signature_name, inputs):
         """Run a signature on inputs that were checked.

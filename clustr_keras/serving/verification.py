@@ -56,9 +56,10 @@ def verify_export(folder, signatures, images):
     Raises:
         ValueError: If it does not load, a warm-up request fails, or an output of any signature differs in any bit.
     """
+    endpoints = [(name, *rest, example_inputs(rest[-1], images)) for name, *rest in signatures.endpoints()]
     with tempfile.TemporaryDirectory() as scratch:
-        for name, _, specs in signatures.endpoints():
-            np.savez(pathlib.Path(scratch, f"{name}.inputs.npz"), **example_inputs(specs, images))
+        for name, _, _, inputs in endpoints:
+            np.savez(pathlib.Path(scratch, f"{name}.inputs.npz"), **inputs)
         command = [sys.executable, "-m", "clustr_keras.serving.verification", folder, scratch]
         # On the CPU: this process may hold all memory of a GPU.
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -66,10 +67,9 @@ def verify_export(folder, signatures, images):
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise ValueError(f"the export does not run as ModelServer would run it: {reason}")
-        for name, function, specs in signatures.endpoints():
+        for name, function, specs, inputs in endpoints:
             with tf.device("/CPU:0"):
-                inputs = [tf.constant(value) for value in example_inputs(specs, images).values()]
-                live = tf.function(function, input_signature=specs)(*inputs)
+                live = tf.function(function, input_signature=specs)(*map(tf.constant, inputs.values()))
             served = dict(np.load(pathlib.Path(scratch, f"{name}.outputs.npz"), allow_pickle=True))
             _compare(name, {key: value.numpy() for key, value in live.items()}, served)
 

@@ -58,15 +58,13 @@ def run_search(
         start = start.faster() if fast else start
     objective = objective or ("certified" if recipe == "certified" else "robust")
     hypermodel = ClustrHyperModel(dataset, start, radius, eps)
-    make_objective(objective)
+    goal = make_objective(objective)
     if objective != "clean" and hypermodel.is_certified == ("robust" in objective):
         known = [name for name in OBJECTIVES if name == "clean" or ("robust" in name) != hypermodel.is_certified]
         raise ValueError(f"the recipe {recipe} has no objective {objective!r}; expected one of {', '.join(known)}.")
     output.mkdir(parents=True, exist_ok=True)
     with as_part_of(role, address), saving_atomically():
-        made = make_tuner(
-            tuner, hypermodel, make_objective(objective), max_trials, epochs or start.epochs, output.absolute(), seed
-        )
+        made = make_tuner(tuner, hypermodel, goal, max_trials, epochs or start.epochs, output.absolute(), seed)
         made.search(verbose=1 if console.is_terminal else 0, **({} if tuner == "hyperband" else {"epochs": epochs}))
     if role not in (None, "chief"):
         return None
