@@ -4,8 +4,8 @@ Run: python benchmarks/serving.py [--seconds S]. Writes results/serving.*.
 
 Certified networks on 32x32 images (weights as they were made: time does not depend on them) are exported with their
 certificate and without. `clustr serve` runs in a process of its own; this process is the client, and the one that calls
-the SavedModel. All that is compared is measured in turns, several rounds of it, and the median round is shown.
-"Throughput / in process" is that of the best number of threads in process.
+the SavedModel. All that is compared is measured in turns, several rounds of it; the median round is shown, and the
+median of the ratios within a round. "Throughput / in process" is that of the best number of threads in process.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from clustr_keras.serving.uncertified import Uncertified
 
 CLUSTR = pathlib.Path(sys.executable).with_name("clustr")
 IMAGE_SHAPE = (32, 32, 3)
-ROUNDS = 5
+ROUNDS = 7
 CALLERS = 4
 
 
@@ -126,14 +126,24 @@ def time_apart(grpc, rest, images, seconds):
     }
 
 
-def median_rounds(measures, rounds):
-    """Runs measures in turns; for each the median latency and throughput."""
+def in_turns(measures):
+    """Runs measures in turns; for each a list of median latency and throughput by round."""
     found = {name: [] for name in measures}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, measure in measures.items():
             latencies, throughput = measure()
             found[name].append((statistics.median(latencies), throughput))
-    return {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
+    return found
+
+
+def medians(rounds):
+    """Median latency and throughput of rounds."""
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+def times_of(rounds, others):
+    """Median over the rounds of the ratio of latencies."""
+    return statistics.median(own[0] / other[0] for own, other in zip(rounds, others, strict=True))
 
 
 def exported(backbone, images, folder):
@@ -162,11 +172,14 @@ def price_of_the_certificate(name, functions, images, seconds):
     measures = {
         key: lambda function=function: in_process(function, images, seconds, 1) for key, function in functions.items()
     }
-    found = median_rounds(measures, ROUNDS)
-    return [row(name, len(images), key, "in process", found[key], of=found["plain prediction"]) for key in functions]
+    found = in_turns(measures)
+    return [
+        row(name, len(images), key, "in process", medians(rounds), times=times_of(rounds, found["plain prediction"]))
+        for key, rounds in found.items()
+    ]
 
 
-def row(name, batch, signature, how, measured, of=None, compared=None):
+def row(name, batch, signature, how, measured, times=None, compared=None):
     """A row of the table, in proportion to other measurements."""
     latency, throughput = measured
     return {
@@ -177,7 +190,7 @@ def row(name, batch, signature, how, measured, of=None, compared=None):
         "p50_ms": round(latency, 2),
         "images_per_s": round(batch * throughput) if throughput else "",
         "throughput / in process": round(throughput / compared, 2) if compared else "",
-        "p50 / plain prediction": round(latency / of[0], 2) if of else "",
+        "p50 / plain prediction": round(times, 2) if times else "",
     }
 
 
@@ -194,7 +207,7 @@ def against_in_process(name, functions, targets, images, seconds):
                 measures[f"{protocol}, {callers} callers", signature] = lambda t=target, s=signature, n=callers: (
                     over_the_wire(t, s, images, len(images), seconds, n)
                 )
-    found = median_rounds(measures, ROUNDS)
+    found = {key: medians(rounds) for key, rounds in in_turns(measures).items()}
     best = {}
     for (how, signature), (_, throughput) in found.items():
         if how.startswith("in process"):

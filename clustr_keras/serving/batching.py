@@ -54,6 +54,7 @@ class _Task:
     answer: asyncio.Future
     arrived: float = field(default_factory=time.monotonic)
     is_waiting: bool = True
+    parts: list = field(default_factory=list)  # of the same call
 
 
 class Batcher:
@@ -99,6 +100,7 @@ class Batcher:
         timer = None if timeout is None else loop.call_later(timeout, _expire, tasks)
         try:
             for task in tasks:
+                task.parts = tasks
                 self._enqueue(model, task)
             self._dispatch()
             answers = await asyncio.gather(*(task.answer for task in tasks))
@@ -203,6 +205,8 @@ class Batcher:
                 continue
             if isinstance(answer, Exception):
                 task.answer.set_exception(answer)
+                for part in task.parts:  # before the next batch starts: nobody waits for them now
+                    self._leave(part)
             else:
                 task.answer.set_result(answer)
         self._dispatch()

@@ -166,7 +166,7 @@ def test_a_part_that_fails_fails_the_call_and_frees_the_rest():
         return await batches.run(model, call([1]))
 
     assert run(main())["y"].tolist() == [2]
-    assert sum(model.sizes) < 7  # some of the parts that waited were never run
+    assert sum(model.sizes) == 3  # the parts that waited were never run
 
 
 def test_a_full_queue_is_unavailable_and_drains():
