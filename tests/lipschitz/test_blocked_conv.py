@@ -81,7 +81,7 @@ def test_the_bound_counts_roundings_positions_and_sizes(arguments, positions):
     short = BlockedConv2D(layer)
     ours = lipschitz.bound(short, input_shape=(9, 8, 40))
     length = np.prod(layer.kernel.shape[:3])
-    block = 32 if length <= 2304 else 64
+    block = 32 if length < 476 else 64
     roundings = block + -(-length // block) + 1
     gamma = roundings * 2.0**-24 / (1 - roundings * 2.0**-24)
     sizes = np.linalg.norm(np.abs(np.asarray(layer.kernel, "float64")).sum(axis=(0, 1)), ord=2)
