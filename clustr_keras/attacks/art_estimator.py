@@ -7,6 +7,7 @@ from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 
 from clustr_keras.attacks.batches import in_full_batches
+from clustr_keras.attacks.steps import input_gradient
 
 
 class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, BaseEstimator):
@@ -37,8 +38,8 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
         def gradient(x, labels):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                value = tf.reduce_sum(loss(labels, logits(x)))
-            return tape.gradient(value, x)
+                value = loss(labels, logits(x))
+            return input_gradient(value, x, tape)
 
         self._functions = {
             "logits": tf.function(lambda x, labels: logits(x), reduce_retracing=True),

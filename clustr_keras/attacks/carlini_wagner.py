@@ -1,13 +1,14 @@
-"""Carlini and Wagner's l_2 attack: CleverHans' objective, an optimizer and a search of our own."""
+"""Carlini and Wagner's l_2 attack: CleverHans' change of variables, an optimizer and a search of our own."""
 
 import numpy as np
 import tensorflow as tf
-from cleverhans.tf2.attacks.carlini_wagner_l2 import clip_tanh, loss_fn
+from cleverhans.tf2.attacks.carlini_wagner_l2 import clip_tanh
 
 from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, into_ball
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
 from clustr_keras.attacks.pgd import AttackResult
+from clustr_keras.attacks.steps import input_gradient
 
 _NO_FLIP = 1e10
 
@@ -15,10 +16,11 @@ _NO_FLIP = 1e10
 class CarliniWagner:
     """Searches for the flip with the smallest l_2 norm: Adam on `||delta||^2 + constant * max(0, -margin)`.
 
-    The pixels are `(tanh + 1) / 2` of free variables, so the box holds by itself. The constant is searched for each
-    example by itself: raised tenfold until a flip is found, then bisected. The loop of CleverHans does not run on
-    Keras 3 and shares the constants of a batch among its examples, so only its objective and its change of variables
-    are used here. On the distance logits nothing saturates.
+    The pixels are `(tanh + 1) / 2` of free variables, so the box holds by itself. The margin is taken in units of that
+    at the image, so that the scale of the logits does not matter. The constant is searched for each example by itself:
+    raised tenfold until a flip is found, then bisected. The loop of CleverHans does not run on Keras 3, shares the
+    constants of a batch among its examples, and breaks on logits below -10,000, so only its change of variables is used
+    here. On the distance logits nothing saturates.
 
     The attack minimizes the norm and takes no ball: where its smallest flip lies outside of eps, the point of the
     segment to it that is inside is tried instead.
@@ -129,7 +131,8 @@ class CarliniWagner:
 
     def _descend(self, x, labels, constant):
         """Adam under one constant per example: its smallest flip, that one's squared norm, the last attempt."""
-        is_label = tf.one_hot(labels, tf.shape(self.logits(x))[-1])
+        # In units of the margin at the image, so that a constant means the same for logits of any scale.
+        unit = tf.abs(margin(labels, self.logits(x)))
         origin = tf.atanh((2.0 * x - 1.0) * 0.999999)
         shift, mean, square = tf.zeros_like(x), tf.zeros_like(x), tf.zeros_like(x)
         best, best_square, attempt = x, tf.fill(tf.shape(x)[:1], _NO_FLIP), x
@@ -139,10 +142,10 @@ class CarliniWagner:
                 tape.watch(shift)
                 attempt = clip_tanh(origin + shift, 0.0, 1.0)
                 logits = self.logits(attempt)
-                objective, _ = loss_fn(
-                    origin, attempt, is_label, logits, 0.0, const=constant, clip_min=0.0, clip_max=1.0
-                )
-            gradient = tape.gradient(objective, shift)
+                distance = tf.reduce_sum((attempt - clip_tanh(origin, 0.0, 1.0)) ** 2, axis=tf.range(1, tf.rank(x)))
+                height = tf.math.divide_no_nan(tf.nn.relu(-margin(labels, logits)), unit)
+                objective = distance + constant * height
+            gradient = input_gradient(objective, shift, tape)
             loss, class_ids = self._judge(labels, logits)
             size = tf.reduce_sum((attempt - x) ** 2, axis=tf.range(1, tf.rank(x)))
             is_better = (class_ids != labels) & (size < best_square)

@@ -2,9 +2,6 @@
 
 import tensorflow as tf
 
-# Keeps a ratio finite where the three largest logits are equal.
-_SMALL = 1e-12
-
 
 def margin(labels, logits):
     """`max_{j != y} logit_j - logit_y`, `[B]`: positive exactly where the example is flipped.
@@ -47,7 +44,8 @@ def dlr(labels, logits):
     if classes is not None and classes < 3:
         raise ValueError(f"the difference of logits ratio needs at least 3 classes; got {classes}.")
     largest = tf.math.top_k(logits, 3).values
-    return margin(labels, logits) / tf.maximum(largest[:, 0] - largest[:, 2], _SMALL)
+    # 0 where the three largest logits are equal.
+    return tf.math.divide_no_nan(margin(labels, logits), largest[:, 0] - largest[:, 2])
 
 
 def cross_entropy(labels, logits):

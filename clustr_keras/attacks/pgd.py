@@ -1,10 +1,10 @@
-"""Projected gradient descent with restarts, on CleverHans' steps and projections."""
+"""Projected gradient descent with restarts, on CleverHans' projections."""
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
-from cleverhans.tf2.utils import clip_eta, compute_gradient, optimize_linear
+from cleverhans.tf2.utils import clip_eta
 
 from clustr_keras.attacks.arguments import (
     NORMS,
@@ -16,6 +16,7 @@ from clustr_keras.attacks.arguments import (
 )
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
+from clustr_keras.attacks.steps import ascent_step, input_gradient
 
 # Share of the last step in the next one, where steps decay.
 _MOMENTUM = 0.25
@@ -166,15 +167,15 @@ class ProjectedGradientDescent:
         return [np.asarray(output) for output in outputs]
 
     def _attack(self, x, labels, eps, step, seed, rows):
-        order, loss = NORMS[self.norm], self._loss_at(x, labels, seed[1])
+        loss = self._loss_at(x, labels, seed[1])
         eta = tf.where(seed[1] > 0, 1.0, 0.0) * eps * self._random_directions(tf.shape(x), seed, rows)
         adversarial = tf.clip_by_value(x + eta, 0.0, 1.0)
         if self.decay:
             adversarial = self._ascend_and_settle(adversarial, x, labels, eps, step, loss)
         else:
             for _ in tf.range(self.steps):
-                gradient = compute_gradient(self.logits, loss, adversarial, labels, False)
-                adversarial = self._within(adversarial + optimize_linear(gradient, step, order), x, eps)
+                _, gradient = self._value_and_gradient(adversarial, labels, loss)
+                adversarial = self._within(adversarial + ascent_step(gradient, step, self.norm), x, eps)
         logits = self.logits(adversarial)
         return adversarial, loss(labels, logits), tf.argmax(logits, axis=-1)
 
@@ -182,18 +183,21 @@ class ProjectedGradientDescent:
         """Where the loss was largest on a way of steps that shrink."""
         before, best, best_loss = adversarial, adversarial, tf.fill(tf.shape(labels), -np.inf)
         for number in tf.range(self.steps):
-            with tf.GradientTape() as tape:
-                tape.watch(adversarial)
-                value = loss(labels, self.logits(adversarial))
-            gradient = tape.gradient(value, adversarial)
+            value, gradient = self._value_and_gradient(adversarial, labels, loss)
             best = tf.where(tf.reshape(value > best_loss, tf.shape(eps)), adversarial, best)
             best_loss = tf.maximum(best_loss, value)
             share = 0.5 * (1.0 + tf.cos(np.pi * tf.cast(number, tf.float32) / self.steps))
-            moved = self._within(adversarial + optimize_linear(gradient, share * step, NORMS[self.norm]), x, eps)
+            moved = self._within(adversarial + ascent_step(gradient, share * step, self.norm), x, eps)
             going_on = (1.0 - _MOMENTUM) * (moved - adversarial) + _MOMENTUM * (adversarial - before)
             adversarial, before = self._within(adversarial + going_on, x, eps), adversarial
         is_better = loss(labels, self.logits(adversarial)) > best_loss
         return tf.where(tf.reshape(is_better, tf.shape(eps)), adversarial, best)
+
+    def _value_and_gradient(self, adversarial, labels, loss):
+        with tf.GradientTape() as tape:
+            tape.watch(adversarial)
+            value = loss(labels, self.logits(adversarial))
+        return value, input_gradient(value, adversarial, tape)
 
     def _within(self, moved, x, eps):
         """The point of the ball, and of [0, 1], that a point is moved to."""
@@ -211,8 +215,8 @@ class ProjectedGradientDescent:
         """Uniform in the unit ball, and a function of seed, restart and example, not of the batch."""
 
         def of_row(row):
-            # Threefry on (seed + row, restart): rows and restarts never share a stream.
-            row_seed = tf.stack([seed[0] + row, seed[1]])
+            # Seeds, restarts and rows never share a stream.
+            row_seed = tf.random.experimental.stateless_fold_in(seed, row)
             if self.norm == "l_inf":
                 return tf.random.stateless_uniform(shape[1:], row_seed, -1.0, 1.0)
             direction = tf.random.stateless_normal(shape[1:], row_seed)

@@ -1,0 +1,41 @@
+"""Gradients in an image and steps along them, for any scale of the logits."""
+
+import tensorflow as tf
+
+
+def input_gradient(values, x, tape):
+    """Gradient of the sum of `values` in `x`, zeros where the model has none; what is not finite is made so.
+
+    Args:
+        values: Floats `[B]`, recorded by `tape`.
+        x: Floats `[B, H, W, C]`, watched by it.
+        tape: `tf.GradientTape`.
+
+    Returns:
+        Floats like `x`: infinities as the largest number, 0 for what is not a number.
+    """
+    gradient = tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    gradient = tf.where(tf.math.is_nan(gradient), 0.0, gradient)
+    return tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
+
+
+def ascent_step(gradient, step, norm):
+    """The step of a given length that ascends most: along the signs in l_inf, along the gradient in l_2.
+
+    Squares of a gradient below 1e-19 or above 1e19 leave the range of float32, so it is divided by its largest entry
+    before its norm is taken: the step is the same for logits of any scale.
+
+    Args:
+        gradient: Floats `[B, H, W, C]`.
+        step: Floats `[B, 1, 1, 1]`, length in the norm.
+        norm: `"l_2"` or `"l_inf"`.
+
+    Returns:
+        Floats like `gradient`, 0 for an image whose gradient is 0.
+    """
+    if norm == "l_inf":
+        return step * tf.sign(gradient)
+    axes = tf.range(1, tf.rank(gradient))
+    largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
+    scaled = tf.math.divide_no_nan(gradient, largest)
+    return step * tf.math.divide_no_nan(scaled, tf.sqrt(tf.reduce_sum(scaled**2, axes, keepdims=True)))
