@@ -1,8 +1,9 @@
 """What a classifier is worth: certified accuracy, robust accuracy, audits and the report on them."""
 
 from clustr_keras.evaluation.audit import AuditResult, Violation, audit, default_attacks
+from clustr_keras.evaluation.broken import BrokenCertificate
 from clustr_keras.evaluation.diagnostics import Diagnostic, Diagnostics
-from clustr_keras.evaluation.evaluate import BrokenCertificate, Evaluation, evaluate
+from clustr_keras.evaluation.evaluate import Evaluation, evaluate
 from clustr_keras.evaluation.evaluation_report import write_evaluation
 from clustr_keras.evaluation.reach import ReachResult, reach
 from clustr_keras.evaluation.report import Report, RobustAccuracy, certified_accuracy_curve, write_report

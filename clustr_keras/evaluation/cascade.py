@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from clustr_keras.evaluation.stages import settings_of
 from clustr_keras.evaluation.threat_model import ThreatModel
 
 
@@ -16,14 +17,27 @@ class AttackScore:
         description: The attack and its settings.
         cumulative: Share of all examples that is right and stood this attack and all before it.
         attacked: Integer, number of examples that it attacked.
-        alone: Share of the subset that is right and stood this attack alone.
+        alone: Share of the subset that is right and stood this attack alone; `None` for what was found elsewhere.
     """
 
     name: str
     description: str
     cumulative: float
     attacked: int
-    alone: float
+    alone: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What the attacks of a cascade left within one threat model.
+
+    Args:
+        scores: An `AttackScore` for each attack, in their order.
+        attempts: float32 `[N, H, W, C]`, the last attempt on each image; the image itself where nothing was tried.
+    """
+
+    scores: tuple[AttackScore, ...]
+    attempts: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +48,8 @@ class ThreatResult:
         threat_model: `ThreatModel`.
         scores: An `AttackScore` for each attack, in their order.
         is_standing: bool `[N]`, right, and flipped by no attack.
-        adversarial: float32 `[N, H, W, C]`: a flip where one was found, else the last attempt; the image itself where
-            nothing was tried.
+        adversarial: float32 `[N, H, W, C]`: the smallest flip where one was found, else the last attempt; the image
+            itself where nothing was tried.
         flipped_to: int64 `[N]`, the class of `adversarial`.
     """
 
@@ -51,44 +65,73 @@ class ThreatResult:
         return float(self.is_standing.mean())
 
 
-def cascade(attacks, threat_models, images, labels, class_ids, subset, stages, progress=None):
+def cascade(attacks, threat_models, class_ids, subset, flips, stages, progress=None):
     """Runs attacks of one norm within its threat models, from the smallest eps to the largest.
 
-    An example that has fallen at one eps has fallen at every larger one. An attack that minimizes the norm runs once,
-    in the largest ball, and what it finds counts wherever it fits.
+    An example that has fallen at one eps has fallen at every larger one, and to whatever flip is known already. An
+    attack that minimizes the norm runs once, in the largest ball, and what it finds counts wherever it fits.
 
     Args:
         attacks: Dict, name -> attack.
         threat_models: Those of one norm.
-        images: float32 `[N, H, W, C]`.
-        labels, class_ids: int64 `[N]`, true and predicted classes.
+        class_ids: int64 `[N]`, predicted classes.
         subset: Ints, the examples that each attack is run on alone.
+        flips: `Flips` of the images, which takes what is found.
         stages: `Stages`.
         progress: Function of a string, called before each attack.
 
     Returns:
-        A list of `ThreatResult`, one for each threat model, by eps.
+        A dict, `ThreatModel` -> `Round`, by eps.
     """
-    is_standing, adversarial, flipped_to = class_ids == labels, images.copy(), class_ids.copy()
+    images, labels = flips.images, flips.labels
+    is_right = class_ids == labels
     largest = max(threat.eps for threat in threat_models)
-    results, found = [], {}
+    rounds, found, attempts = {}, {}, images.copy()
     for threat in sorted(threat_models):
-        scores = []
+        scores = ()
         for name, attack in attacks.items():
+            rows = np.flatnonzero(is_right & ~flips.fits(threat))
             if progress is not None:
-                progress(f"{threat}: {attack.name}, {int(is_standing.sum())} examples left")
+                progress(f"{threat}: {attack.name}, {len(rows)} examples left")
             runner = _Runner(attack, name, threat, largest, images, labels, stages, found)
-            rows = np.flatnonzero(is_standing)
-            attempt, ids, is_flipped = runner(rows)
-            adversarial[rows], flipped_to[rows] = attempt, ids
-            is_standing[rows[is_flipped]] = False
-            right = subset[class_ids[subset] == labels[subset]]
-            alone = len(right) - runner(right)[2].sum()
-            scores.append(
-                AttackScore(name, attack.name, float(is_standing.mean()), len(rows), float(alone / len(subset)))
-            )
-        results.append(ThreatResult(threat, tuple(scores), is_standing.copy(), adversarial.copy(), flipped_to.copy()))
-    return results
+            adversarial, to, _ = runner(rows)
+            attempts[rows] = adversarial
+            flips.add(rows, adversarial, to)
+            right = subset[is_right[subset]]
+            adversarial, to, is_flipped = runner(right)
+            flips.add(right, adversarial, to)
+            alone = float((len(right) - is_flipped.sum()) / len(subset))
+            left = float((is_right & ~flips.fits(threat)).mean())
+            scores += (AttackScore(name, attack.name, left, len(rows), alone),)
+        rounds[threat] = Round(scores, attempts.copy())
+    return rounds
+
+
+def threat_results(rounds, class_ids, flips):
+    """Robust accuracy by all flips that are known at the end.
+
+    Args:
+        rounds: Dict, `ThreatModel` -> `Round`.
+        class_ids: int64 `[N]`, predicted classes.
+        flips: `Flips`.
+
+    Returns:
+        A tuple of `ThreatResult`.
+    """
+    results = []
+    for threat, of_threat in rounds.items():
+        scores = of_threat.scores
+        has_fallen = flips.fits(threat) & (class_ids == flips.labels)
+        is_standing = ~has_fallen & (class_ids == flips.labels)
+        left = float(is_standing.mean())
+        if left < scores[-1].cumulative:
+            description = "flips of other threat models, and of the diagnostics"
+            scores += (AttackScore("found elsewhere", description, left, 0, None),)
+        shape = (-1, *[1] * (flips.images.ndim - 1))
+        adversarial = np.where(has_fallen.reshape(shape), flips.adversarial[threat.norm], of_threat.attempts)
+        flipped_to = np.where(has_fallen, flips.class_ids[threat.norm], class_ids)
+        results.append(ThreatResult(threat, scores, is_standing, adversarial, flipped_to))
+    return tuple(results)
 
 
 class _Runner:
@@ -121,5 +164,5 @@ class _Runner:
         return adversarial, class_ids, is_inside & (class_ids != self.labels[rows])
 
     def _run(self, rows, eps):
-        settings = [self.name, self.attack.name, self.threat.norm, eps, rows.tolist()]
+        settings = [self.name, settings_of(self.attack), self.threat.norm, eps, rows.tolist()]
         return self.stages(settings, lambda: self.attack(self.images[rows], self.labels[rows], eps))

@@ -1,22 +1,33 @@
 """Signs that gradients are masked: attacks that do worse than they should."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import tensorflow as tf
 
 from clustr_keras.attacks import ProjectedGradientDescent, SquareAttack, cross_entropy, margin
-from clustr_keras.evaluation.interval import is_clearly_below
+from clustr_keras.attacks.steps import ascent_step, input_gradient
+from clustr_keras.evaluation.interval import is_clearly_less
+from clustr_keras.evaluation.stages import settings_of
 
 # More of the examples without a gradient fail.
 MAX_WITHOUT_GRADIENT = 0.05
-# A stronger attack may be behind a weaker one by this much, and by more where the intervals overlap.
+# A stronger attack may be behind a weaker one by this much, and by more where that may be chance.
 MAX_REVERSAL = 0.02
+# On fewer right examples a comparison that shows nothing says nothing.
+MIN_EXAMPLES = 50
 # What doubled restarts or steps may take off.
 MAX_GAIN = 0.02
 # Accuracy that may be left where every image is allowed.
 MAX_UNBOUNDED = 0.01
+# Share of the examples whose answer may change with the batch they are in.
+MAX_CHANGED = 0.01
+# Share of the points where a short step may do something else than the gradient says.
+MAX_MISLED = 0.1
 
+# Length of that step, in units of eps: short enough for the gradient to hold, long for a ripple.
+_SHORT_STEP = 0.01
 _STEPS, _RESTARTS, _QUERIES = 100, 5, 1000
 
 
@@ -26,12 +37,15 @@ class Diagnostic:
 
     Args:
         name: Short name.
-        passed: Boolean; `None` where it was not run.
+        norm, eps: Of the ball that it was run in.
+        passed: Boolean; `None` where it was not run, or on too few examples to say.
         figures: Dict, name -> share.
         rule: The rule, with its threshold, in words.
     """
 
     name: str
+    norm: str
+    eps: float
     passed: bool | None
     figures: dict
     rule: str
@@ -44,7 +58,11 @@ class Diagnostics:
     margin; an example falls to it if it falls to one of the two. All attacks run on all examples given, without
     skipping what another one has flipped.
 
+    - `answers change`: the class of more than 1 % of the examples, or their logits, change with order and batch size.
+      A model that answers at random needs attacks on its expectation, which these are not.
     - `vanishing gradients`: more than 5 % of the examples have an input gradient that is 0 or not finite.
+    - `gradients mislead`: at more than 10 % of the images and of random points in the ball, a step of eps / 100 along
+      the gradient of the margin changes it by less than half, or more than 1.5 times, what the gradient says.
     - `one step beats many`: one step of length eps leaves less accuracy than 100 steps from the image, both on the
       cross-entropy.
     - `black box beats white box`: the Square attack leaves less than the white-box attack.
@@ -52,7 +70,8 @@ class Diagnostics:
     - `more effort still helps`: twice the restarts, or twice the steps, take off more than 2 points.
     - `large eps does not reach 0`: more than 1 % is left where every image is allowed.
 
-    "Less" is by more than 2 points, with disjoint 95 % Wilson intervals.
+    "Less" and "take off" are by more than 2 points, and beyond chance: p < 0.025 in the exact test on pairs (McNemar's),
+    the examples being the same. On fewer than 50 right examples such a comparison fails or says nothing.
 
     Args:
         target: `Target`.
@@ -79,51 +98,119 @@ class Diagnostics:
         self.batch_size = batch_size
         self.seed = seed
 
-    def __call__(self, images, labels, class_ids, stages, progress=None):
+    def __call__(self, rows, class_ids, flips, stages, progress=None):
         """Runs all of them.
 
         Args:
-            images: float32 `[B, H, W, C]`.
-            labels, class_ids: int64 `[B]`, true and predicted classes.
+            rows: Ints, the examples to run them on.
+            class_ids: int64 `[N]`, predicted classes of all.
+            flips: `Flips`, with all images and labels, which takes what is found.
             stages: `Stages`.
             progress: Function of a string, called before each attack.
 
         Returns:
             A tuple of `Diagnostic`.
+
+        Raises:
+            ValueError: If the model gets none of the examples right.
         """
-        self.images, self.labels, self.stages, self.progress = images, labels, stages, progress
-        self.rows = np.flatnonzero(class_ids == labels)
+        self.flips, self.stages, self.progress = flips, stages, progress
+        self.asked = rows
+        self.rows = rows[class_ids[rows] == flips.labels[rows]]
         if len(self.rows) == 0:
             raise ValueError("the model gets none of these examples right, so attacks show nothing about it.")
+        self.images, self.labels = flips.images[self.rows], flips.labels[self.rows]
         white_box = self._white_box("PGD", self.eps)
         return (
+            self._answers(),
             self._vanishing_gradients(),
+            self._misleading_gradients(),
             self._one_step(),
             self._weaker(
                 "black box beats white box",
-                {"white box": white_box, "black box": self._left("Square", self._square(), self.eps)},
+                {"white box": white_box, "black box": self._stands("Square", self._square(), self.eps)},
             ),
             self._transfer(white_box),
             self._more_effort(white_box),
             self._unbounded(),
         )
 
+    def _answers(self):
+        images = self.flips.images[self.asked]
+        ids, logits = self.target.predict(images, self.batch_size)
+        others, again = self.target.predict(images[::-1], 7)
+        spread = np.ptp(logits, axis=-1, keepdims=True)
+        is_other = (ids != others[::-1]) | (abs(logits - again[::-1]) > 1e-3 * spread).any(axis=-1)
+        share = float(is_other.mean())
+        return self._diagnostic(
+            "answers change",
+            share <= MAX_CHANGED,
+            {"changed": share},
+            f"at most {MAX_CHANGED:.0%} of the examples get another answer in another order and batch size",
+        )
+
+    def _misleading_gradients(self):
+        length = _SHORT_STEP * self.eps * (np.sqrt(self.images[0].size) if self.norm == "l_inf" else 1.0)
+        draw = np.random.default_rng(self.seed)
+
+        @tf.function(reduce_retracing=True)
+        def judged(x, y):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                logits = self.target.logits(x)
+                before = margin(y, logits)
+            gradient = input_gradient(before, x, tape)
+            moved = tf.clip_by_value(x + ascent_step(gradient, length, "l_2"), 0.0, 1.0)
+            after = margin(y, self.target.logits(moved))
+            return gradient, moved, before, after, tf.reduce_max(tf.abs(logits), axis=-1)
+
+        misled, count = 0, 0
+        for start in range(0, len(self.rows), self.batch_size):
+            images, labels = self.images[start : start + self.batch_size], self.labels[start : start + self.batch_size]
+            for points in (images, self._random_points(images, draw)):
+                outputs = judged(tf.constant(points), tf.constant(labels))
+                gradient, moved, before, after, size = (np.asarray(output, "float64") for output in outputs)
+                expected = (gradient * (moved - points)).reshape(len(points), -1).sum(axis=-1)
+                # Where rounding hides the change there is nothing that a gradient could lead to.
+                is_visible = expected > 64 * np.finfo("float32").eps * size
+                ratio = (after - before) / np.where(is_visible, expected, 1.0)
+                has_gradient = abs(gradient).reshape(len(points), -1).max(axis=-1) > 0
+                misled += int((has_gradient & ~(is_visible & (ratio >= 0.5) & (ratio <= 1.5))).sum())
+                count += len(points)
+        share = misled / count
+        return self._diagnostic(
+            "gradients mislead",
+            share <= MAX_MISLED,
+            {"misled": share},
+            f"at most {MAX_MISLED:.0%} of short steps along the gradient do not do what it says, within a factor of "
+            "0.5 to 1.5",
+        )
+
+    def _random_points(self, images, draw):
+        """A point of each ball, within [0, 1]."""
+        if self.norm == "l_inf":
+            moves = self.eps * draw.uniform(-1.0, 1.0, images.shape)
+        else:
+            moves = draw.normal(size=images.shape)
+            moves *= self.eps / np.linalg.norm(moves.reshape(len(images), -1), axis=-1).reshape(-1, 1, 1, 1)
+        return np.clip(images + moves, 0.0, 1.0).astype("float32")
+
     def _vanishing_gradients(self):
         @tf.function(reduce_retracing=True)
         def gradient(x, y):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                loss = tf.reduce_sum(cross_entropy(y, self.target.logits(x)))
-            return tape.gradient(loss, x)
+                loss = cross_entropy(y, self.target.logits(x))
+            return tape.gradient(loss, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
         without = 0
         for start in range(0, len(self.rows), self.batch_size):
-            rows = self.rows[start : start + self.batch_size]
-            computed = gradient(tf.constant(self.images[rows]), tf.constant(self.labels[rows]))
-            largest = np.abs(np.asarray(computed)).reshape(len(rows), -1).max(axis=-1)
+            images, labels = self.images[start : start + self.batch_size], self.labels[start : start + self.batch_size]
+            computed = np.asarray(gradient(tf.constant(images), tf.constant(labels)))
+            largest = np.abs(computed).reshape(len(images), -1).max(axis=-1)
             without += int((~np.isfinite(largest) | (largest == 0.0)).sum())
         share = without / len(self.rows)
-        return Diagnostic(
+        return self._diagnostic(
             "vanishing gradients",
             share <= MAX_WITHOUT_GRADIENT,
             {"without gradient": share},
@@ -131,62 +218,70 @@ class Diagnostics:
         )
 
     def _one_step(self):
-        one = self._left("one step", self._pgd(steps=1, restarts=1, step_size=self.eps), self.eps)
-        many = self._left("many steps", self._pgd(restarts=1), self.eps)
+        one = self._stands("one step", self._pgd(steps=1, restarts=1, step_size=self.eps), self.eps)
+        many = self._stands("many steps", self._pgd(restarts=1), self.eps)
         return self._weaker("one step beats many", {"many steps": many, "one step": one})
 
     def _transfer(self, white_box):
         if self.surrogate is None:
-            return Diagnostic("transfer beats white box", None, {}, "not run: there is no surrogate")
+            return self._diagnostic("transfer beats white box", None, {}, "not run: there is no surrogate")
         attack = ProjectedGradientDescent(
             self.surrogate, self.norm, _STEPS, _RESTARTS, batch_size=self.batch_size, seed=self.seed
         )
-        result = self._result("transfer", attack, self.eps)
+        # One surrogate is told from another by what it says.
+        said = np.concatenate([np.asarray(self.surrogate(image[None])) for image in self.images[:16]])
+        result = self._result("transfer", attack, self.eps, hashlib.sha256(said.tobytes()).hexdigest())
         class_ids, _ = self.target.predict(result.adversarial, self.batch_size)
-        left = self._share_of(class_ids == self.labels[self.rows])
-        return self._weaker("transfer beats white box", {"white box": white_box, "transfer": left})
+        self.flips.add(self.rows, result.adversarial, class_ids)
+        return self._weaker("transfer beats white box", {"white box": white_box, "transfer": class_ids == self.labels})
 
     def _more_effort(self, white_box):
-        figures = {
+        stands = {
             "white box": white_box,
             "twice the restarts": self._white_box("restarts", self.eps, restarts=2 * _RESTARTS),
             "twice the steps": self._white_box("steps", self.eps, steps=2 * _STEPS),
         }
-        return Diagnostic(
+        gains = [is_clearly_less(standing, white_box, MAX_GAIN * len(self.asked)) for standing in stands.values()]
+        return self._compared(
             "more effort still helps",
-            white_box - min(figures.values()) <= MAX_GAIN,
-            figures,
-            f"twice the restarts or steps take off at most {100 * MAX_GAIN:g} points",
+            not any(gains),
+            stands,
+            f"twice the restarts or steps take off at most {100 * MAX_GAIN:g} points, beyond chance",
         )
 
     def _unbounded(self):
         everything = 1.0 if self.norm == "l_inf" else float(np.sqrt(self.images[0].size))
-        left = self._white_box("unbounded", everything)
-        return Diagnostic(
+        left = self._share_of(self._white_box("unbounded", everything))
+        return self._diagnostic(
             "large eps does not reach 0",
             left <= MAX_UNBOUNDED,
             {f"accuracy at eps = {everything:.3g}": left},
             f"at most {MAX_UNBOUNDED:.0%} is left where every image is allowed",
         )
 
-    def _weaker(self, name, figures):
+    def _weaker(self, name, stands):
         """A comparison of two: the second one is the weaker attack, and should leave no less."""
-        (stronger_name, stronger), (weaker_name, weaker) = figures.items()
-        return Diagnostic(
-            name,
-            not is_clearly_below(weaker, stronger, len(self.images), MAX_REVERSAL),
-            figures,
-            f"{weaker_name} leaves at most {100 * MAX_REVERSAL:g} points less than {stronger_name}, or the intervals "
-            "overlap",
-        )
+        (stronger_name, stronger), (weaker_name, weaker) = stands.items()
+        passed = not is_clearly_less(weaker, stronger, MAX_REVERSAL * len(self.asked))
+        rule = f"{weaker_name} leaves at most {100 * MAX_REVERSAL:g} points less than {stronger_name}, beyond chance"
+        return self._compared(name, passed, stands, rule)
+
+    def _compared(self, name, passed, stands, rule):
+        if passed and len(self.rows) < MIN_EXAMPLES:
+            passed, rule = None, f"{rule}; {len(self.rows)} right examples are too few, {MIN_EXAMPLES} are needed"
+        figures = {attack: self._share_of(standing) for attack, standing in stands.items()}
+        return self._diagnostic(name, passed, figures, rule)
+
+    def _diagnostic(self, name, passed, figures, rule):
+        return Diagnostic(name, self.norm, self.eps, passed, figures, rule)
 
     def _white_box(self, name, eps, **settings):
-        """Share of the examples that is right and stands PGD on both losses."""
-        is_flipped = [
-            self._result(f"{name}, {loss.__name__}", self._pgd(loss=loss, **settings), eps).is_flipped
+        """Which of the right examples stand PGD on both losses."""
+        stands = [
+            self._stands(f"{name}, {loss.__name__}", self._pgd(loss=loss, **settings), eps)
             for loss in (cross_entropy, margin)
         ]
-        return self._share_of(~np.any(is_flipped, axis=0))
+        return np.all(stands, axis=0)
 
     def _pgd(self, steps=_STEPS, restarts=_RESTARTS, step_size=None, loss=cross_entropy):
         return ProjectedGradientDescent(
@@ -203,15 +298,17 @@ class Diagnostics:
     def _square(self):
         return SquareAttack(self.target.logits, self.norm, _QUERIES, batch_size=self.batch_size, seed=self.seed)
 
-    def _result(self, name, attack, eps):
+    def _result(self, name, attack, eps, *depends_on):
         if self.progress is not None:
             self.progress(f"diagnostics, {name}: {attack.name}")
-        settings = ["diagnostics", name, attack.name, self.norm, eps, self.rows.tolist()]
-        return self.stages(settings, lambda: attack(self.images[self.rows], self.labels[self.rows], eps))
+        settings = ["diagnostics", name, settings_of(attack), self.norm, eps, self.rows.tolist(), *depends_on]
+        return self.stages(settings, lambda: attack(self.images, self.labels, eps))
 
-    def _left(self, name, attack, eps):
-        """Share of the examples that is right and stands the attack."""
-        return self._share_of(~self._result(name, attack, eps).is_flipped)
+    def _stands(self, name, attack, eps):
+        """Which of the right examples stand the attack."""
+        result = self._result(name, attack, eps)
+        self.flips.add(self.rows, result.adversarial, result.class_ids)
+        return ~result.is_flipped
 
     def _share_of(self, is_standing):
-        return float(is_standing.sum() / len(self.images))
+        return float(is_standing.sum() / len(self.asked))

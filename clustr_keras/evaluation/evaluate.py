@@ -4,13 +4,15 @@ import dataclasses
 import itertools
 import time
 
+import keras
 import numpy as np
 
-from clustr_keras.attacks.arguments import distances
+import clustr_keras
 from clustr_keras.data.checks import check_images, check_labels
-from clustr_keras.evaluation.audit import flips_inside
-from clustr_keras.evaluation.cascade import ThreatResult, cascade
+from clustr_keras.evaluation.broken import BrokenCertificate, broken_certificates
+from clustr_keras.evaluation.cascade import ThreatResult, cascade, threat_results
 from clustr_keras.evaluation.diagnostics import Diagnostic, Diagnostics
+from clustr_keras.evaluation.flips import Flips
 from clustr_keras.evaluation.interval import wilson_interval
 from clustr_keras.evaluation.report import certified_accuracy_curve
 from clustr_keras.evaluation.stages import Stages
@@ -22,40 +24,20 @@ DEFAULT_RADII = (36 / 255, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class BrokenCertificate:
-    """A flip inside a certified radius: the proof, or the code that follows it, is wrong.
-
-    Args:
-        index: Integer, of the example.
-        threat_model: That of the attack.
-        distance: Float, l_2 norm of the difference, in float64 from the float32 images.
-        certified_radius: Float, what was claimed.
-        class_before, class_after: Integers.
-        adversarial: float32 `[H, W, C]`.
-    """
-
-    index: int
-    threat_model: str
-    distance: float
-    certified_radius: float
-    class_before: int
-    class_after: int
-    adversarial: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found out about a classifier on N examples.
 
     Args:
         target: `Target`.
         images, labels: float32 `[N, H, W, C]` and int64 `[N]`.
+        ids: int64 `[N]`, what the examples are called: their places in the data set.
         class_ids: int64 `[N]`, predicted.
         radius, certified_radius: Floats `[N]`, in real arithmetic and less the rounding slack, or `None`.
         certified_accuracy: Dict, radius -> share; by the certified radius, or else by that in real arithmetic.
         threats: A `ThreatResult` for each threat model.
         diagnostics: A `Diagnostic` for each sign of masked gradients.
         broken: A `BrokenCertificate` for each flip inside a certified radius.
+        smallest_flips: Dict, norm -> float64 `[N]`, distance of the smallest flip found, infinite where there is none.
         subset_size: Integer, number of examples that attacks and diagnostics ran on alone.
         seconds: Float.
         seed: Integer.
@@ -64,6 +46,7 @@ class Evaluation:
     target: object
     images: np.ndarray
     labels: np.ndarray
+    ids: np.ndarray
     class_ids: np.ndarray
     radius: np.ndarray | None
     certified_radius: np.ndarray | None
@@ -71,6 +54,7 @@ class Evaluation:
     threats: tuple[ThreatResult, ...]
     diagnostics: tuple[Diagnostic, ...]
     broken: tuple[BrokenCertificate, ...]
+    smallest_flips: dict
     subset_size: int
     seconds: float
     seed: int
@@ -86,6 +70,11 @@ class Evaluation:
         return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.passed is False]
 
     @property
+    def not_run(self):
+        """Names of the diagnostics that say nothing: without a surrogate, or on too few examples."""
+        return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.passed is None]
+
+    @property
     def passed(self):
         """Whether no diagnostic failed and no certificate was broken."""
         return not self.failed and not self.broken
@@ -95,12 +84,17 @@ class Evaluation:
         count = len(self.labels)
         return {
             "model": self.target.name,
+            "model_fingerprint": self.target.fingerprint,
+            "versions": {"clustr_keras": clustr_keras.__version__, "keras": keras.__version__},
             "examples": count,
             "subset": self.subset_size,
             "seed": self.seed,
             "clean_accuracy": self.clean_accuracy,
             "clean_accuracy_interval": wilson_interval(self.clean_accuracy, count),
             "certified_accuracy": {f"{radius:.4g}": share for radius, share in self.certified_accuracy.items()},
+            "certified_accuracy_interval": {
+                f"{radius:.4g}": wilson_interval(share, count) for radius, share in self.certified_accuracy.items()
+            },
             "certified_in": None
             if self.radius is None
             else "real arithmetic"
@@ -113,18 +107,31 @@ class Evaluation:
                     "eps": threat.threat_model.eps,
                     "robust_accuracy": threat.robust_accuracy,
                     "interval": wilson_interval(threat.robust_accuracy, count),
-                    "attacks": [dataclasses.asdict(score) for score in threat.scores],
+                    "attacks": [
+                        dataclasses.asdict(score)
+                        | {
+                            "alone_interval": None
+                            if score.alone is None
+                            else wilson_interval(score.alone, self.subset_size)
+                        }
+                        for score in threat.scores
+                    ],
                 }
                 for threat in self.threats
             ],
             "diagnostics": [dataclasses.asdict(diagnostic) for diagnostic in self.diagnostics],
             "broken_certificates": [
-                {name: value for name, value in dataclasses.asdict(found).items() if name != "adversarial"}
+                {name: value for name, value in vars(found).items() if name != "adversarial"}
+                | {"index": int(self.ids[found.index])}
                 for found in self.broken
             ],
             "passed": self.passed,
             "seconds": round(self.seconds, 1),
         }
+
+    def _score_as_dict(self, score):
+        interval = None if score.alone is None else wilson_interval(score.alone, self.subset_size)
+        return dataclasses.asdict(score) | {"alone_interval": interval}
 
 
 def evaluate(
@@ -141,13 +148,15 @@ def evaluate(
     batch_size=256,
     seed=0,
     progress=None,
+    ids=None,
 ):
     """Evaluates a classifier by what can be proved about it and by what attacks can do to it.
 
-    Within each threat model the attacks run one after the other, each on the examples that the others have left. The
-    robust accuracy is the worst case over all of them, example by example. Beside it stands the number of each attack
-    on its own, on a random subset. `Diagnostics` look for masked gradients there, within the threat model of the
-    largest eps (in l_inf, if there is one). No attack may flip an example inside its certified radius.
+    Within each threat model the attacks run one after the other, each on the examples that the others have left. Beside
+    that stands the number of each attack on its own, on a random subset, where `Diagnostics` look for masked gradients
+    too: in each norm, within the threat model that the attacks found neither easy nor hard. The robust accuracy is the
+    worst case over every flip found on the way, example by example, whatever attack it is from and whatever ball it was
+    made for. No flip may lie inside a certified radius, and attacks go looking for some there.
 
     Args:
         model: `ClustrClassifier`, another Keras classifier, a `Target`, or the path of a SavedModel; see `as_target`.
@@ -159,9 +168,10 @@ def evaluate(
         radii: Floats, for certified accuracy.
         subset: Integer, number of examples that each attack and the diagnostics run on alone.
         surrogate: Function from images to logits, for attacks that are carried over, see `train_surrogate`.
-        folder: Where to keep what each attack found; an interrupted evaluation goes on from there.
+        folder: Where to keep what each attack found; an interrupted evaluation of the same model goes on from there.
         batch_size, seed: Integers.
         progress: Function of a string, called before each attack.
+        ids: Ints `[N]`, what reports call the examples; 0 to N - 1 by default.
 
     Returns:
         An `Evaluation`.
@@ -187,31 +197,41 @@ def evaluate(
     threat_models = sorted(set(threat_models), reverse=True)
     if not threat_models:
         raise ValueError("an evaluation needs at least one threat model.")
-    class_ids, logits = target.predict(images, batch_size)
-    # Rounded, since the last bits of logits may differ from run to run.
-    stages = Stages(folder, images, labels, np.round(logits, 3) + 0.0, str(seed))
+    class_ids, _ = target.predict(images, batch_size)
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:subset])
+    if not (class_ids[rows] == labels[rows]).any():
+        raise ValueError("the model gets none of the examples of the subset right, so attacks show nothing about it.")
+    # Of a model without a fingerprint nothing is kept: it might be taken for another one.
+    folder = None if target.fingerprint is None else folder
+    stages = Stages(folder, clustr_keras.__version__, str(target.fingerprint), images, labels)
 
-    threats = []
-    for norm, group in itertools.groupby(threat_models, key=lambda threat: threat.norm):
-        suite = attack_suite(target, norm, attacks, batch_size, seed)
-        threats += cascade(suite, list(group), images, labels, class_ids, rows, stages, progress)
-    hardest = threat_models[0]  # the largest one in l_inf, if there is any
-    diagnostics = Diagnostics(target, hardest.norm, hardest.eps, surrogate, batch_size, seed)(
-        images[rows], labels[rows], class_ids[rows], stages, progress
-    )
-    certificate = None if target.certify is None else target.certify(images)
+    flips, rounds = Flips(images, labels), {}
+    groups = {norm: list(group) for norm, group in itertools.groupby(threat_models, key=lambda threat: threat.norm)}
+    suites = {norm: attack_suite(target, norm, attacks, batch_size, seed) for norm in groups}
+    for norm, group in groups.items():
+        rounds |= cascade(suites[norm], group, class_ids, rows, flips, stages, progress)
+    diagnostics = ()
+    for norm, group in groups.items():
+        told = _most_telling(group, rounds)
+        diagnose = Diagnostics(target, norm, told.eps, surrogate, batch_size, seed)
+        diagnostics += diagnose(rows, class_ids, flips, stages, progress)
+    certificate, broken = None, []
+    if target.certify is not None:
+        certificate = target.certify(images)
+        broken = broken_certificates(target, certificate, flips, stages, batch_size, seed, progress)
     return Evaluation(
         target=target,
         images=images,
         labels=labels,
+        ids=np.arange(len(images)) if ids is None else np.asarray(ids),
         class_ids=class_ids,
         radius=certificate and certificate.radius,
         certified_radius=certificate and certificate.certified_radius,
         certified_accuracy={} if certificate is None else _certified_accuracy(certificate, labels, radii),
-        threats=tuple(threats),
+        threats=threat_results(rounds, class_ids, flips),
         diagnostics=diagnostics,
-        broken=tuple(_broken(target, certificate, images, threats)),
+        broken=tuple(broken),
+        smallest_flips=flips.distance,
         subset_size=len(rows),
         seconds=time.perf_counter() - start,
         seed=seed,
@@ -224,23 +244,6 @@ def _certified_accuracy(certificate, labels, radii):
     return dict(zip(radii, shares.tolist(), strict=True))
 
 
-def _broken(target, certificate, images, threats):
-    """Flips inside a certified radius, by the deployed model's own answer; for each example the smallest."""
-    if certificate is None or certificate.certified_radius is None:
-        return []
-    smallest = {}
-    for threat in threats:
-        distance = distances(threat.adversarial, images)
-        is_flipped = threat.flipped_to != certificate.class_ids
-        flips = flips_inside(target.certify, certificate, threat.adversarial, distance, is_flipped, smallest)
-        for index, before, after in flips:
-            smallest[index] = BrokenCertificate(
-                index,
-                str(threat.threat_model),
-                float(distance[index]),
-                float(certificate.certified_radius[index]),
-                before,
-                after,
-                threat.adversarial[index],
-            )
-    return [smallest[index] for index in sorted(smallest)]
+def _most_telling(threats, rounds):
+    """The threat model that leaves nearest to half of what it is given: there attacks can be told apart."""
+    return min(threats, key=lambda threat: abs(rounds[threat].scores[-1].cumulative - 0.5))

@@ -26,17 +26,23 @@ def wilson_interval(share, count, confidence=0.95):
     return float(interval.low), float(interval.high)
 
 
-def is_clearly_below(share, other, count, points=0.02):
-    """Whether a share is below another one of as large a sample by more than some points, with intervals apart.
+def is_clearly_less(is_standing, others, count):
+    """Whether fewer of the same examples stand by more than a count, and beyond chance.
 
     Args:
-        share, other: Floats in [0, 1].
-        count: Integer, size of each sample.
-        points: Float.
+        is_standing, others: bool `[B]`, which examples stand one attack, and another one.
+        count: Float, a difference that does not matter.
+
+    Returns:
+        Boolean; chance is ruled out by the exact test on pairs, one-sided with p < 0.025.
 
     Example:
 
-    >>> is_clearly_below(0.60, 0.70, 500), is_clearly_below(0.60, 0.63, 500)
-    (True, False)
+    >>> is_clearly_less(np.arange(100) < 80, np.arange(100) < 90, 2)
+    True
+
+    Reference:
+        McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 1947.
     """
-    return other - share > points and wilson_interval(share, count)[1] < wilson_interval(other, count)[0]
+    lost, won = int((others & ~is_standing).sum()), int((is_standing & ~others).sum())
+    return lost - won > count and bool(binomtest(lost, lost + won, alternative="greater").pvalue < 0.025)

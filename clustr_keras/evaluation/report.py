@@ -12,6 +12,7 @@ import markupsafe
 import numpy as np
 
 from clustr_keras.evaluation import plots
+from clustr_keras.evaluation.interval import wilson_interval
 
 # The radii that the summary and the curve name.
 MARKED_RADII = (0.3, 0.5)
@@ -174,7 +175,9 @@ def write_page(template, contents, path):
     # All text is escaped; only what plots drew goes in as it is.
     folder = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     templates = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    templates.filters.update(floor=_floor, norms=_norms, percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%")
+    templates.filters.update(
+        floor=_floor, norms=_norms, percent=lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%", interval=as_interval
+    )
     text = templates.get_template(template).render(contents)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,6 +241,12 @@ def _gallery(radius, is_right):
 def _floor(radius):
     """Writes a certified radius rounded down: it may only be understated."""
     return str(decimal.Decimal(str(float(radius))).quantize(decimal.Decimal("0.0001"), decimal.ROUND_FLOOR))
+
+
+def as_interval(share, count):
+    """Wilson's 95 % interval of a share of a sample, in words."""
+    low, high = wilson_interval(share, count)
+    return f"{100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _norms(text):

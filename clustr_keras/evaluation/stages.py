@@ -17,7 +17,7 @@ class Stages:
 
     Args:
         folder: Where to keep them; nowhere with `None`.
-        *depends_on: Arrays and strings that every stage depends on: the images, the logits of the model on them.
+        *depends_on: Arrays and strings that every stage depends on: the fingerprint of the model, the images.
 
     Example:
 
@@ -56,3 +56,10 @@ class Stages:
         np.savez(temporary, **{field: getattr(result, field) for field in _FIELDS})
         os.replace(temporary, path)
         return result
+
+
+def settings_of(attack):
+    """What an attack finds depends on, of itself: its class, name and simple attributes, for JSON."""
+    simple = {name: value for name, value in vars(attack).items() if isinstance(value, bool | int | float | str | None)}
+    loss = getattr(getattr(attack, "loss", None), "__name__", None)
+    return [type(attack).__name__, attack.name, loss, simple]

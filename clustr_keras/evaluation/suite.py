@@ -88,7 +88,7 @@ def attack_suite(target, norm, names=DEFAULT_ATTACKS, batch_size=256, seed=0):
         Dict, name -> attack, in the order of the cascade, without those that do not go with norm or classes.
 
     Raises:
-        ValueError: If there is no attack of a name.
+        ValueError: If there is no attack of a name, or none of them goes with norm and classes.
 
     Example:
 
@@ -101,4 +101,10 @@ def attack_suite(target, norm, names=DEFAULT_ATTACKS, batch_size=256, seed=0):
     made = {
         name: make(target, norm, batch_size=batch_size, seed=seed) for name, make in ATTACKS.items() if name in names
     }
-    return {name: attack for name, attack in made.items() if attack is not None}
+    suite = {name: attack for name, attack in made.items() if attack is not None}
+    if not suite:
+        raise ValueError(
+            f"of the attacks {', '.join(sorted(names)) or '(none)'} none is for {norm} and {target.num_classes} "
+            "classes, so that nothing would be shown. Add another one, for example pgd-margin."
+        )
+    return suite

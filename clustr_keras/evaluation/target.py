@@ -2,14 +2,19 @@
 
 import dataclasses
 import functools
+import hashlib
+import inspect
 import os
+import pathlib
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from clustr_keras.certification import Certifier
 from clustr_keras.classifier import Certificate, ClustrClassifier
+from clustr_keras.lipschitz import UnknownBoundError, fingerprint
 
 SCORES = ("distance", "log", "paper")
 # Least probability whose logarithm is taken: below it float32 has no normal numbers.
@@ -29,6 +34,8 @@ class Target:
         embed: Function from images to embeddings `[B, D]`, or `None`.
         centers: Floats `[C, K, D]`, or `None`.
         class_names: Tuple of strings.
+        fingerprint: String that no other model has, or `None`: what attacks found is then not kept on disk.
+        certifier: `Certifier`, where there is one.
     """
 
     logits: Callable
@@ -39,6 +46,8 @@ class Target:
     embed: Callable | None = None
     centers: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    certifier: Certifier | None = None
 
     @functools.cached_property
     def _compiled(self):
@@ -94,11 +103,12 @@ def as_target(model, scores=None):
 def _of_clustr(model, scores):
     if scores not in SCORES:
         raise ValueError(f"scores must be one of {SCORES}; got {scores!r}.")
-    certify = None
+    certify = certifier = None
     if scores == "distance":
         try:
-            logits, certify = model.certifier().deployed_logits, model.certify
-        except ValueError:  # no bound is known: the network as it is
+            certifier = model.certifier()
+            logits, certify = certifier.deployed_logits, model.certify
+        except UnknownBoundError:  # the network as it is
             logits = _in_inference(model)
     else:
         of_embeddings = getattr(model.head, f"{scores}_scores")
@@ -115,6 +125,8 @@ def _of_clustr(model, scores):
         embed=model.embed,
         centers=keras.ops.convert_to_numpy(model.head.centers),
         class_names=tuple(model.class_names or ()),
+        fingerprint=_fingerprint_of(model, scores),
+        certifier=certifier,
     )
 
 
@@ -128,11 +140,32 @@ def _of_keras(model):
     logits = _in_inference(_without_softmax(model))
     if _gives_probabilities(logits, shape[1:]):
         logits = _log_of(logits)
-    return Target(logits, shape[1:], model.output_shape[-1], model.name)
+    if model.output_shape[-1] < 2:
+        raise ValueError(
+            f"the model must give one score for each of at least 2 classes; it gives {model.output_shape}. Of a model "
+            "with one output z make one with the two logits 0 and z."
+        )
+    return Target(logits, shape[1:], model.output_shape[-1], model.name, fingerprint=_fingerprint_of(model))
 
 
 def _in_inference(model):
-    return lambda images: model(images, training=False)
+    # Under a mixed precision policy the outputs are float16.
+    return lambda images: tf.cast(model(images, training=False), tf.float32)
+
+
+def _fingerprint_of(model, scores=""):
+    """Of configuration and weights, and of the source of classes that come with neither Keras nor this package."""
+    digest = hashlib.sha256(scores.encode())
+    try:
+        digest.update(fingerprint(model).tobytes())
+        for layer in [model, *model._flatten_layers()]:
+            kind = type(layer)
+            digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+            if kind.__module__.split(".")[0] not in ("keras", "clustr_keras"):
+                digest.update(inspect.getsource(kind).encode())
+    except (NotImplementedError, OSError, TypeError):  # no configuration, or a class without a source
+        return None
+    return digest.hexdigest()
 
 
 def _without_softmax(model):
@@ -176,11 +209,12 @@ def _of_saved_model(path):
         loaded = tf.saved_model.load(path)
     except OSError as error:
         raise ValueError(f"no SavedModel at {path!r}; expected a folder with saved_model.pb.") from error
+    by_default_first = sorted(loaded.signatures.items(), key=lambda item: item[0] != "serving_default")
     for wanted in ("logits", "probabilities", None):
-        for signature in loaded.signatures.values():
+        for _, signature in by_default_first:
             found = _classification_of(signature, wanted)
             if found is not None:
-                return _of_signature(loaded, signature, *found)
+                return _of_signature(path, loaded, signature, *found)
     known = ", ".join(f"{name} {list(s.structured_outputs)}" for name, s in loaded.signatures.items()) or "none"
     raise ValueError(
         f"no signature of {path!r} takes float32 images [B, H, W, C] and gives logits or probabilities [B, classes]; "
@@ -201,17 +235,31 @@ def _classification_of(signature, wanted):
     return (name, names[0]) if len(names) == 1 else None
 
 
-def _of_signature(loaded, signature, images_name, scores_name):
-    shape = tuple(signature.structured_input_signature[1][images_name].shape[1:])
+def _of_signature(path, loaded, signature, images_name, scores_name):
+    batch, *shape = signature.structured_input_signature[1][images_name].shape
+    if batch is not None:
+        raise ValueError(f"the signature takes batches of {batch} images only; export it with a free batch size.")
 
     def scores(images):
-        return signature(**{images_name: images})[scores_name]
+        return tf.cast(signature(**{images_name: images})[scores_name], tf.float32)
 
     # The signature lives as long as what was loaded does.
     scores.owner = loaded
     logits = _log_of(scores) if _gives_probabilities(scores, shape) else scores
     sample = np.asarray(scores(tf.zeros((1, *(size or 32 for size in shape)))))
-    return Target(logits, shape, sample.shape[-1], "SavedModel", certify=_certify_by(loaded))
+    return Target(
+        logits, tuple(shape), sample.shape[-1], f"SavedModel {pathlib.Path(path).name}", certify=_certify_by(loaded),
+        fingerprint=_fingerprint_of_files(path),
+    )  # fmt: skip
+
+
+def _fingerprint_of_files(folder):
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(folder).rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _certify_by(loaded):

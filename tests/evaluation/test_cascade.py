@@ -3,7 +3,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from clustr_keras.attacks import AttackResult
-from clustr_keras.evaluation.cascade import cascade
+from clustr_keras.evaluation.cascade import cascade, threat_results
+from clustr_keras.evaluation.flips import Flips
 from clustr_keras.evaluation.stages import Stages
 from clustr_keras.evaluation.threat_model import ThreatModel
 
@@ -41,7 +42,8 @@ def images():
 def run(attacks, images, epses, class_ids=LABELS, subset=(0, 1, 2)):
     threats = [ThreatModel("l_2", eps) for eps in epses]
     named = {attack.name: attack for attack in attacks}
-    return cascade(named, threats, images, LABELS, class_ids, np.array(subset), Stages(None))
+    flips = Flips(images, LABELS)
+    return threat_results(cascade(named, threats, class_ids, np.array(subset), flips, Stages(None)), class_ids, flips)
 
 
 def test_the_worst_case_is_taken_example_by_example(images):
@@ -81,3 +83,16 @@ def test_an_attack_that_minimizes_the_norm_runs_once(images):
     assert [result.robust_accuracy for result in results] == pytest.approx([5 / 6, 3 / 6, 2 / 6])
     assert [result.scores[0].alone for result in results] == [0.5, 0.5, 0.5]
     assert_array_equal(results[0].adversarial[1], images[1])
+
+
+def test_what_an_attack_finds_alone_counts_for_all(images):
+    """In the cascade an attack may draw other starts than alone."""
+
+    class SecondTime(Known):
+        def __call__(self, images, labels, eps, progress=None):
+            return super().__call__(images, labels, eps if self.calls else 0.0)
+
+    (result,) = run([SecondTime("late", np.full(COUNT, 0.2))], images, [0.3])
+    (score,) = result.scores
+    assert (score.alone, score.cumulative) == (0.0, 0.5)
+    assert_array_equal(result.is_standing, [False, False, False, True, True, True])

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from clustr_keras.evaluation.diagnostics import Diagnostics
+from clustr_keras.evaluation.flips import Flips
 from clustr_keras.evaluation.stages import Stages
 from clustr_keras.evaluation.surrogate import train_surrogate
 from clustr_keras.evaluation.target import Target
@@ -25,18 +26,22 @@ def network(digits):
     return model
 
 
-def diagnose(logits, data, surrogate=None):
-    images, labels = data[0][:COUNT], np.asarray(data[1][:COUNT], "int64")
+def diagnose(logits, data, surrogate=None, count=COUNT, norm="l_inf", eps=EPS):
+    flips = Flips(data[0][:count], np.asarray(data[1][:count], "int64"))
     target = Target(logits, (8, 8, 1), 10, "under test")
-    class_ids, _ = target.predict(images)
-    run = Diagnostics(target, "l_inf", EPS, surrogate, batch_size=64)
-    return {found.name: found for found in run(images, labels, class_ids, Stages(None))}
+    class_ids, _ = target.predict(flips.images)
+    run = Diagnostics(target, norm, eps, surrogate, batch_size=64)
+    return {found.name: found for found in run(np.arange(count), class_ids, flips, Stages(None))}
+
+
+def failed(found):
+    return {name for name, diagnostic in found.items() if diagnostic.passed is False}
 
 
 def test_an_honest_network_passes_them_all(network, digits):
     surrogate = train_surrogate(Target(network, (8, 8, 1), 10, "network"), digits[0][0][:400], epochs=3, width=8)
     found = diagnose(network, digits[1], surrogate)
-    assert len(found) == 6
+    assert len(found) == 8
     assert all(diagnostic.passed for diagnostic in found.values()), found
     assert found["large eps does not reach 0"].figures == {"accuracy at eps = 1": 0.0}
 
@@ -48,8 +53,7 @@ def test_a_deliberately_masked_network_is_caught(network, digits):
         return tf.clip_by_value(1e4 * network(images), -50.0, 50.0) + 1e-3 * tf.stop_gradient(network(images))
 
     found = diagnose(masked, digits[1], network)
-    failed = {name for name, diagnostic in found.items() if diagnostic.passed is False}
-    assert {"vanishing gradients", "transfer beats white box", "large eps does not reach 0"} <= failed
+    assert {"vanishing gradients", "transfer beats white box", "large eps does not reach 0"} <= failed(found)
     assert found["vanishing gradients"].figures["without gradient"] > 0.5
 
 
@@ -62,8 +66,56 @@ def test_gradients_that_lead_astray_are_caught(network, digits):
 
     found = diagnose(rippled, digits[1], network)
     assert found["vanishing gradients"].passed
-    assert found["black box beats white box"].passed is False
-    assert found["transfer beats white box"].passed is False
+    assert {"gradients mislead", "black box beats white box", "transfer beats white box"} <= failed(found)
+
+
+def test_pixels_that_are_rounded_have_no_gradient(network, digits):
+    assert "vanishing gradients" in failed(diagnose(lambda images: network(tf.round(4 * images) / 4), digits[1]))
+
+
+def test_gradients_of_other_classes_are_caught(network, digits):
+    """The values are right; the gradient is that of the logits in another order."""
+
+    def turned(images):
+        logits = network(images)
+        other = tf.roll(logits, 1, axis=-1)
+        return other + tf.stop_gradient(logits - other)
+
+    assert {"gradients mislead", "black box beats white box"} <= failed(diagnose(turned, digits[1]))
+
+
+def test_steps_with_a_gradient_that_is_made_up_are_caught(network, digits):
+    """Only the class is told, and the gradient leads back."""
+
+    def of_class(images):
+        logits = network(images)
+        return tf.one_hot(tf.argmax(logits, axis=-1), 10) - 1e-3 * (logits - tf.stop_gradient(logits))
+
+    assert "gradients mislead" in failed(diagnose(of_class, digits[1]))
+
+
+def test_answers_at_random_are_caught(network, digits):
+    def noisy(images):
+        return network(images + tf.random.normal(tf.shape(images), stddev=0.1))
+
+    assert "answers change" in failed(diagnose(noisy, digits[1]))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e10])
+def test_the_scale_of_the_logits_changes_nothing(network, digits, scale):
+    expected = diagnose(network, digits[1], norm="l_2", eps=0.6)
+    found = diagnose(lambda images: scale * network(images), digits[1], norm="l_2", eps=0.6)
+    names = ("gradients mislead", "more effort still helps")
+    for name in names:
+        assert found[name].passed
+        for figure, share in expected[name].figures.items():
+            assert found[name].figures[figure] == pytest.approx(share, abs=0.04)
+
+
+def test_few_examples_say_nothing(network, digits):
+    found = diagnose(network, digits[1], count=20)
+    assert found["black box beats white box"].passed is None
+    assert found["vanishing gradients"].passed
 
 
 def test_without_a_surrogate_its_diagnostic_is_not_run(network, digits):
@@ -74,4 +126,4 @@ def test_a_model_that_is_always_wrong_shows_nothing(network, digits):
     images, labels = digits[1]
     run = Diagnostics(Target(network, (8, 8, 1), 10, "wrong"), "l_inf", EPS)
     with pytest.raises(ValueError, match="none of these examples right"):
-        run(images[:4], labels[:4], (labels[:4] + 1) % 10, Stages(None))
+        run(np.arange(4), (labels[:4] + 1) % 10, Flips(images[:4], labels[:4]), Stages(None))

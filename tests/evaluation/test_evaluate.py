@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import keras
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -62,7 +63,7 @@ def test_its_figures_are_json(evaluation):
     assert low <= figures["clean_accuracy"] <= high
     attack = figures["threat_models"][0]["attacks"][1]
     assert attack["description"] == "PGD l_inf, 100 steps x 5 restarts, decaying"
-    assert attack["cumulative"] == figures["robust_accuracy"]["l_inf 25.5/255"]
+    assert figures["threat_models"][0]["attacks"][-1]["cumulative"] == figures["robust_accuracy"]["l_inf 25.5/255"]
     assert figures["certified_in"] == "float32"
 
 
@@ -87,22 +88,70 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(classifier, test_images,
     assert_allclose(resumed.threats[0].adversarial, whole.threats[0].adversarial)
 
 
-def test_a_flip_inside_a_certified_radius_is_reported(classifier, test_images):
+@pytest.mark.parametrize(("factor", "eps"), [(2.0, 0.8), (1.3, 0.01), (1.3, 3.0)])
+def test_a_flip_inside_a_certified_radius_is_reported(classifier, test_images, factor, eps):
+    """Whatever the threat model is: attacks look inside each radius."""
     target = as_target(classifier)
 
     def boast(images):
         certificate = target.certify(images)
-        return dataclasses.replace(certificate, certified_radius=certificate.certified_radius + np.float32(1.0))
+        return dataclasses.replace(certificate, certified_radius=certificate.certified_radius * np.float32(factor))
 
     boasting = dataclasses.replace(target, certify=boast)
-    evaluation = evaluate(boasting, *test_images, [ThreatModel("l_2", 0.8)], ["pgd-margin"], subset=5)
-    assert evaluation.broken
+    evaluation = evaluate(boasting, *test_images, [ThreatModel("l_2", eps)], ["pgd-margin"], subset=5, ids=range(7, 57))
+    assert len(evaluation.broken) > 0.9 * COUNT
     assert not evaluation.passed
     found = evaluation.broken[0]
     difference = found.adversarial.astype("float64") - test_images[0][found.index]
     assert found.distance == pytest.approx(np.linalg.norm(difference))
     assert found.distance < found.certified_radius
     assert found.class_after == classifier.certify(found.adversarial[None]).class_ids[0] != found.class_before
+    assert evaluation.as_dict()["broken_certificates"][0]["index"] == found.index + 7
+
+
+def test_radii_in_real_arithmetic_are_held_to_what_they_say(classifier, test_images):
+    target = as_target(classifier)
+
+    def without_slack(images, factor):
+        certificate = target.certify(images)
+        return dataclasses.replace(certificate, certified_radius=None, radius=certificate.radius * np.float32(factor))
+
+    for factor, is_broken in ((1.0, False), (1.3, True)):
+        changed = dataclasses.replace(target, certify=lambda images, factor=factor: without_slack(images, factor))
+        evaluation = evaluate(changed, *test_images, [ThreatModel("l_2", 0.5)], ["pgd-margin"], subset=5)
+        assert bool(evaluation.broken) is is_broken
+
+
+def test_the_worst_case_is_over_every_flip_found(evaluation, classifier, test_images):
+    is_right = evaluation.class_ids == test_images[1]
+    for threat in evaluation.threats:
+        known = evaluation.smallest_flips[threat.threat_model.norm] <= threat.threat_model.eps
+        assert_array_equal(threat.is_standing, is_right & ~known)
+    for diagnostic in evaluation.diagnostics:
+        (threat,) = [
+            threat
+            for threat in evaluation.threats
+            if (threat.threat_model.norm, threat.threat_model.eps) == (diagnostic.norm, diagnostic.eps)
+        ]
+        rows = np.sort(np.random.default_rng(0).permutation(COUNT)[:20])
+        if "white box" in diagnostic.figures:
+            assert threat.is_standing[rows].mean() <= min(diagnostic.figures.values())
+
+
+def test_what_was_kept_of_one_model_is_not_taken_for_another(classifier, test_images, tmp_path):
+    """Both have the same logits; the gradients of the first one lead back."""
+    backward = keras.Model(classifier.backbone.inputs, Backward()(classifier(classifier.backbone.inputs[0])))
+    honest = keras.Model(classifier.backbone.inputs, classifier(classifier.backbone.inputs[0]))
+    arguments = {"threat_models": THREATS[:1], "attacks": ["pgd-20"], "subset": 10}
+    first = evaluate(backward, *test_images, **arguments, folder=tmp_path)
+    second = evaluate(honest, *test_images, **arguments, folder=tmp_path)
+    alone = evaluate(honest, *test_images, **arguments)
+    assert second.threats[0].robust_accuracy == alone.threats[0].robust_accuracy < first.threats[0].scores[0].cumulative
+
+
+class Backward(keras.layers.Layer):
+    def call(self, logits):
+        return 2.0 * keras.ops.stop_gradient(logits) - logits
 
 
 def test_the_scores_of_the_paper_may_be_evaluated(classifier, test_images):
@@ -116,6 +165,11 @@ def test_the_scores_of_the_paper_may_be_evaluated(classifier, test_images):
     [
         ({"threat_models": []}, "at least one threat model"),
         ({"attacks": ["pgd-7"]}, "there is no attack pgd-7; expected some of pgd-20"),
+        ({"attacks": []}, "so that nothing would be shown"),
+        (
+            {"attacks": ["carlini-wagner"], "threat_models": [ThreatModel("l_inf", 0.1)]},
+            "of the attacks carlini-wagner none is for l_inf and 10 classes",
+        ),
         ({"labels": np.arange(COUNT)}, "labels"),
         ({"images": np.full((COUNT, 8, 8, 1), 2.0)}, "images"),
     ],

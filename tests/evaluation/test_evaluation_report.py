@@ -39,16 +39,18 @@ def make_evaluation(channels=1, **changes):
         "target": target,
         "images": images,
         "labels": labels,
+        "ids": np.arange(100, 100 + COUNT),
         "class_ids": class_ids,
         "radius": radius + 0.001,
         "certified_radius": radius,
         "certified_accuracy": {0.3: 0.5},
         "threats": tuple(threats),
         "diagnostics": (
-            Diagnostic("vanishing gradients", True, {"without gradient": 0.025}, "at most 5% ..."),
-            Diagnostic("transfer beats white box", None, {}, "not run"),
+            Diagnostic("vanishing gradients", "l_inf", 0.1, True, {"without gradient": 0.025}, "at most 5% ..."),
+            Diagnostic("transfer beats white box", "l_inf", 0.1, None, {}, "not run"),
         ),
         "broken": (),
+        "smallest_flips": {"l_inf": np.full(COUNT, np.inf), "l_2": np.full(COUNT, np.inf)},
         "subset_size": 16,
         "seconds": 12.0,
         "seed": 0,
@@ -74,21 +76,22 @@ def test_the_summary_has_the_worst_case_of_each_norm(tmp_path):
     of_inf, _, of_two = (100 * threat.robust_accuracy for threat in evaluation.threats)
     assert (
         f"Of 40 test images {100 * evaluation.clean_accuracy:.1f} % are classified right; {of_inf:.1f} % stand every "
-        f"attack within l∞ 8/255 and {of_two:.1f} % stand every attack within l2 0.6. No sign of masked gradients"
+        f"attack within l∞ 8/255 and {of_two:.1f} % stand every attack within l2 0.6. No sign of masked gradients "
+        "was found, but 1 of the 2 looks at it say nothing here."
     ) in page
     assert "Evaluation of the <model>" in page
-    assert "vanishing gradients at most 5% ... pass without gradient 2.5 %" in page
+    assert "vanishing gradients, l∞ at most 5% ... pass without gradient 2.5 %" in page
     assert "0 of 40 broken" in page
 
 
 def test_a_failed_diagnostic_and_a_broken_certificate_come_first(tmp_path):
-    failed = Diagnostic("one step beats many", False, {"many steps": 0.5, "one step": 0.2}, "...")
-    broken = BrokenCertificate(7, "l_2 0.6", 0.25, 0.5, 0, 2, np.zeros((6, 6, 1), "float32"))
+    failed = Diagnostic("one step beats many", "l_2", 0.5, False, {"many steps": 0.5, "one step": 0.2}, "...")
+    broken = BrokenCertificate(7, "PGD", 0.25, 0.5, 0, 2, np.zeros((6, 6, 1), "float32"))
     page = words(written(make_evaluation(diagnostics=(failed,), broken=(broken,)), tmp_path))
     summary = page[: page.index("Accuracy against eps")]
     assert "1 certificates are broken" in summary
     assert "These numbers are not to be believed: 1 of the signs of masked gradients is there" in summary
-    assert "Image 7: class ape turns into cat at distance 0.25, inside its certified radius 0.5." in page
+    assert "Image 107: class ape turns into cat at distance 0.25, inside its certified radius 0.5." in page
     assert "FAIL" in page
 
 

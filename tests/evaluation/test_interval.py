@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustr_keras.evaluation.interval import is_clearly_below, wilson_interval
+from clustr_keras.evaluation.interval import is_clearly_less, wilson_interval
 
 
 @given(count=st.integers(1, 2000), share=st.floats(0, 1))
@@ -16,14 +16,21 @@ def test_its_ends_solve_wilsons_equation(count, share):
 
 
 @pytest.mark.parametrize(
-    ("share", "other", "count", "expected"),
+    ("stands", "others", "count", "expected"),
     [
-        (0.6, 0.7, 500, True),
-        (0.6, 0.63, 500, False),
-        (0.7, 0.6, 500, False),
-        (0.6, 0.7, 50, False),
-        (0.5, 0.515, 10**5, False),
+        (80, 90, 2, True),
+        (90, 80, 2, False),
+        (80, 85, 2, False),  # 5 of 5 by chance: p = 0.031
+        (80, 86, 2, True),  # 6 of 6: p = 0.016
+        (80, 90, 10, False),
     ],
 )
-def test_clearly_below_is_by_points_and_by_intervals(share, other, count, expected):
-    assert is_clearly_below(share, other, count) is expected
+def test_clearly_less_is_by_a_count_and_beyond_chance(stands, others, count, expected):
+    examples = np.arange(100)
+    assert is_clearly_less(examples < stands, examples < others, count) is expected
+
+
+def test_what_one_wins_counts_against_what_it_loses():
+    others = np.arange(40) < 20
+    is_standing = np.roll(others, 12)  # 12 won, 12 lost
+    assert not is_clearly_less(is_standing, others, 2)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from clustr_keras.attacks import AttackResult
-from clustr_keras.evaluation.stages import Stages
+from clustr_keras.attacks import AttackResult, ProjectedGradientDescent, cross_entropy, margin
+from clustr_keras.evaluation.stages import Stages, settings_of
 
 
 def result(value=0.5):
@@ -47,3 +47,12 @@ def test_one_that_is_cut_short_leaves_nothing(tmp_path):
 
 def test_without_a_folder_nothing_is_kept():
     assert Stages(None)(["pgd"], result).adversarial.max() == 0.5
+
+
+@pytest.mark.parametrize(
+    "change", [{"step_size": 0.1}, {"loss": margin}, {"decay": True}, {"seed": 1}, {"batch_size": 7}, {"steps": 19}]
+)
+def test_every_setting_of_an_attack_is_told_apart(change):
+    settings = {"logits": lambda x: x, "norm": "l_inf", "steps": 20, "step_size": 0.2, "loss": cross_entropy}
+    first, again, other = (ProjectedGradientDescent(**{**settings, **each}) for each in ({}, {}, change))
+    assert settings_of(first) == settings_of(again) != settings_of(other)

@@ -158,3 +158,48 @@ def test_a_target_is_one(classifier):
     broken = Target(lambda images: images[:, 0, 0] / 0.0, (4, 4, 2), 2, "by hand")
     with pytest.raises(ValueError, match="not finite"):
         broken.predict(np.zeros((1, 4, 4, 2), "float32"))
+
+
+def save(model, path, batch):
+    export, spec = tf.Module(), tf.TensorSpec([batch, *SHAPE], tf.float32)
+    export.model = model
+    export.serve = tf.function(lambda images: model(images), input_signature=[spec])
+    tf.saved_model.save(export, path, signatures={"serving_default": export.serve})
+
+
+def test_models_are_told_apart_by_weights_configuration_and_source(tmp_path):
+    model = network(keras.layers.Dense(3))
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert as_target(model).fingerprint == as_target(copy).fingerprint is not None
+    copy.weights[-1].assign(np.ones(3))
+    assert as_target(model).fingerprint != as_target(copy).fingerprint
+    export = tf.Module()
+    export.serve = tf.function(
+        lambda images: model(images), input_signature=[tf.TensorSpec([None, *SHAPE], tf.float32)]
+    )
+    tf.saved_model.save(export, tmp_path / "1", signatures={"serving_default": export.serve})
+    first = as_target(tmp_path / "1")
+    assert first.name == "SavedModel 1"
+    (tmp_path / "1" / "assets" / "more").write_text("changed")
+    assert as_target(tmp_path / "1").fingerprint != first.fingerprint
+
+
+def test_under_mixed_precision_logits_are_float32():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network(keras.layers.Dense(3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert as_target(model).predict(images_of())[1].dtype == "float32"
+
+
+def test_one_score_is_not_enough():
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        as_target(network(keras.layers.Dense(1, "sigmoid")))
+
+
+def test_a_signature_of_one_image_at_a_time_is_refused(tmp_path):
+    save(network(keras.layers.Dense(3)), tmp_path, 1)
+    with pytest.raises(ValueError, match="batches of 1 images only"):
+        as_target(tmp_path)
