@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := .venv-docs
 PYTEST_ARGS ?= -n 2
 # Those that need no data set; the others say how they are run.
 BENCHMARKS := certificate_cost rounding_slack certified_step lipschitz_bound lipschitz_models training_step
 
-.PHONY: demo test test-lowest lint format bench constraints clean
+.PHONY: demo test test-lowest lint format bench docs constraints constraints-docs clean
 
 demo: $(READY)
 	$(BIN)/clustr demo
@@ -26,6 +27,12 @@ format: $(READY)
 bench: $(READY)
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
+# Into site/, which reads without a server: open site/index.html. The variable silences Material's advertisement of its
+# successor, see pyproject.toml.
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "Wrote site/index.html."
+
 # Remade when the dependencies change; otherwise an existing environment is used as it is.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; got " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
@@ -33,6 +40,24 @@ $(READY): pyproject.toml constraints.txt
 		(rm -rf $(VENV); echo "venv is missing: on Debian or Ubuntu, apt install python3-venv"; exit 1)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+# The extra `docs` alone: the package itself is not installed, nor TensorFlow.
+DOCS_EXTRA := $(DOCS)/bin/python -c 'import tomllib; \
+	print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"]))'
+
+$(DOCS)/.ready: pyproject.toml constraints-docs.txt
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS_EXTRA) | $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints-docs.txt --requirement /dev/stdin
+	@touch $@
+
+constraints-docs:
+	rm -rf $(DOCS)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS_EXTRA) | $(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	{ echo "# The versions that make docs installs; make constraints-docs renews them."; \
+		$(DOCS)/bin/python -m pip freeze; } > constraints-docs.txt
+	@touch $(DOCS)/.ready
 
 # The installed versions, frozen after an upgrade.
 constraints:
@@ -52,5 +77,5 @@ test-lowest:
 	.venv-lowest/bin/pytest $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-lowest runs dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest $(DOCS) runs dist build site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
