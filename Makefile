@@ -27,10 +27,10 @@ format: $(READY)
 bench: $(READY)
 	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
-# Into site/, which reads without a server: open site/index.html. The variable silences Material's advertisement of its
-# successor, see pyproject.toml.
+# Into site/, which reads without a server: open site/index.html. Never --quiet, with which --strict counts no warnings.
+# The variable silences a notice about Material's successor; see pyproject.toml.
 docs: $(DOCS)/.ready
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 	@echo "Wrote site/index.html."
 
 # Remade when the dependencies change; otherwise an existing environment is used as it is.

@@ -121,7 +121,7 @@ def exact_radius(embeddings, centers, lipschitz=1.0):
     Example:
 
     >>> exact_radius([[0.0, 0.0]], [[[-1.0, 1.0], [1.0, 1.0]], [[0.0, 3.0], [0.0, -9.0]]])
-    [2.0]  # union_radius gives 1.34
+    [1.75]  # union_radius gives 1.57
 
     Reference:
         Boyd and Vandenberghe, Convex Optimization, section 8.1, for projections and their dual.

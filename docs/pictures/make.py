@@ -25,13 +25,13 @@ INK, BLUE, RED = "#222222", "#3f51b5", "#c62828"
 
 def draw_geometry(path):
     """Voronoi cells of two classes with two centers each, an embedding, and its three radii."""
-    centers = np.array([[[-1.3, 0.4], [1.3, 0.4]], [[0.1, 2.6], [2.9, 2.5]]], "float32")
-    embedding = np.array([[-0.15, 0.55]], "float32")
-    axis = np.linspace(-3.2, 3.8, 700), np.linspace(-1.6, 3.4, 500)
+    centers = np.array([[[-2.19, -0.36], [0.6, 1.25]], [[-1.36, 1.98], [1.76, 1.02]]], "float32")
+    embedding = np.array([[-0.28, -0.49]], "float32")
+    axis = np.linspace(-3.4, 3.0, 640), np.linspace(-2.0, 2.6, 460)
     plane = np.stack(np.meshgrid(*axis), axis=-1)
     distances = np.linalg.norm(plane[:, :, None, None] - centers, axis=-1)
     nearest = distances.reshape(*plane.shape[:2], -1).argmin(axis=-1)
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.6, 4.8), layout="constrained")
     axes.contourf(*axis, nearest // 2, levels=[-0.5, 0.5, 1.5], colors=["#e3e7fb", "#fde3e1"])
     for cell in range(4):
         axes.contour(*axis, nearest == cell, levels=[0.5], colors="white", linewidths=1.5)
@@ -41,9 +41,9 @@ def draw_geometry(path):
     methods = {"nearest": ":", "union": "--", "exact": "-"}
     for name, style in methods.items():
         radius = float(np.asarray(getattr(certificates, f"{name}_radius")(embedding, centers))[0])
-        label = f"{name}: {radius:.2f}"
-        axes.add_patch(plt.Circle(embedding[0], radius, fill=False, color=INK, ls=style, lw=1.6, label=label))
-    axes.set(xlim=(-3.2, 3.8), ylim=(-1.6, 3.4), xticks=[], yticks=[], aspect="equal")
+        axes.add_patch(plt.Circle(embedding[0], radius, fill=False, color=INK, ls=style, lw=1.6))
+        axes.plot([], color=INK, ls=style, lw=1.6, label=f"{name}: {radius:.2f}")
+    axes.set(xlim=(-3.4, 3.0), ylim=(-2.0, 2.6), xticks=[], yticks=[], aspect="equal")
     axes.legend(loc="lower left", framealpha=0.95)
     save(figure, path)
 
