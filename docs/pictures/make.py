@@ -31,7 +31,7 @@ def draw_geometry(path):
     plane = np.stack(np.meshgrid(*axis), axis=-1)
     distances = np.linalg.norm(plane[:, :, None, None] - centers, axis=-1)
     nearest = distances.reshape(*plane.shape[:2], -1).argmin(axis=-1)
-    figure, axes = plt.subplots(figsize=(6.6, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.4, 4.0), layout="constrained")
     axes.contourf(*axis, nearest // 2, levels=[-0.5, 0.5, 1.5], colors=["#e3e7fb", "#fde3e1"])
     for cell in range(4):
         axes.contour(*axis, nearest == cell, levels=[0.5], colors="white", linewidths=1.5)
@@ -76,11 +76,11 @@ def draw_radii(model, images, labels, path):
     rng = np.random.default_rng(0)
     noisy = [at_distance(x, rng.normal(size=x.shape), r) for x, r in zip(chosen, radius, strict=True)]
     found = model.certify(flips).class_ids
-    figure, axes = plt.subplots(3, 4, figsize=(7.6, 6.4), layout="constrained")
+    figure, axes = plt.subplots(3, 4, figsize=(5.2, 4.9), layout="constrained")
     for column in range(4):
         distance = np.linalg.norm(flips[column] - chosen[column])
-        show(axes[0, column], chosen[column], f"a {class_ids[column]}, proved up to {radius[column]:.2f}")
-        show(axes[1, column], noisy[column], f"still a {class_ids[column]}: proved")
+        show(axes[0, column], chosen[column], f"a {class_ids[column]}, proved\nup to {radius[column]:.2f}")
+        show(axes[1, column], noisy[column], f"still a {class_ids[column]}")
         show(axes[2, column], flips[column], f"a {found[column]}, at {distance:.2f}", RED)
     for row, name in enumerate(("image", "noise of that norm", "nearest flip found")):
         axes[row, 0].set_ylabel(name)
@@ -99,9 +99,9 @@ def draw_directions(model, images, labels, path):
     attack = ProjectedGradientDescent(model.certifier().deployed_logits, "l_2", steps=100, restarts=5, decay=True)
     worst = np.concatenate([attack(image, label, distance).adversarial for distance in DISTANCES])
     worst = np.stack([at_distance(image[0], w - image[0], d) for w, d in zip(worst, DISTANCES, strict=True)])
-    figure, axes = plt.subplots(2, 5, figsize=(9.2, 4.4), layout="constrained")
+    figure, axes = plt.subplots(2, 5, figsize=(5.6, 2.8), layout="constrained")
     for place, (name, moved) in enumerate((("random direction", random), ("worst direction found", worst))):
-        show(axes[place, 0], image[0], f"a {label[0]}, proved up to {radius:.2f}")
+        show(axes[place, 0], image[0], f"a {label[0]}, proved\nup to {radius:.2f}")
         axes[place, 0].set_ylabel(name)
         answers = model.certify(moved).class_ids
         for column, (distance, answer) in enumerate(zip(DISTANCES, answers, strict=True)):
@@ -123,7 +123,7 @@ def show(axes, image, title, color=INK):
 
 def save(figure, path):
     """Writes a small PNG."""
-    figure.savefig(path, dpi=110, pil_kwargs={"optimize": True}, metadata={"Software": None})
+    figure.savefig(path, dpi=150, pil_kwargs={"optimize": True}, metadata={"Software": None})
     plt.close(figure)
 
 
