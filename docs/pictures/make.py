@@ -31,7 +31,7 @@ def draw_geometry(path):
     plane = np.stack(np.meshgrid(*axis), axis=-1)
     distances = np.linalg.norm(plane[:, :, None, None] - centers, axis=-1)
     nearest = distances.reshape(*plane.shape[:2], -1).argmin(axis=-1)
-    figure, axes = plt.subplots(figsize=(5.4, 4.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
     axes.contourf(*axis, nearest // 2, levels=[-0.5, 0.5, 1.5], colors=["#e3e7fb", "#fde3e1"])
     for cell in range(4):
         axes.contour(*axis, nearest == cell, levels=[0.5], colors="white", linewidths=1.5)
@@ -44,7 +44,7 @@ def draw_geometry(path):
         axes.add_patch(plt.Circle(embedding[0], radius, fill=False, color=INK, ls=style, lw=1.6))
         axes.plot([], color=INK, ls=style, lw=1.6, label=f"{name}: {radius:.2f}")
     axes.set(xlim=(-3.4, 3.0), ylim=(-2.0, 2.6), xticks=[], yticks=[], aspect="equal")
-    axes.legend(loc="lower left", framealpha=0.95)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save(figure, path)
 
 
