@@ -57,6 +57,9 @@ class Signatures:
         self.class_names = list(class_names)
         self.max_pixels = max_pixels
         self.resize = resize
+        # Traced once, and called by all signatures.
+        images = tf.TensorSpec([None, *self.image_shape], tf.float32, "images")
+        self._answer = tf.function(self._answer_of_any, input_signature=[images])
 
     def endpoints(self):
         """`(name, function, input signature)` of each."""
@@ -107,7 +110,7 @@ class Signatures:
         answer = self._answer(images)
         return {"embeddings": answer["embeddings"], "is_valid": answer["is_valid"]}
 
-    def _answer(self, images):
+    def _answer_of_any(self, images):
         images = tf.ensure_shape(images, [None, *self.image_shape])
         # A NaN fails both comparisons.
         is_valid = tf.reduce_all((images >= 0.0) & (images <= 1.0), axis=[1, 2, 3])

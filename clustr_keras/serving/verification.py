@@ -33,16 +33,18 @@ class SavedModelSession:
         with self.graph.as_default():
             self.session = tf.compat.v1.Session(graph=self.graph)
             self.meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        self._runs = {}  # TensorFlow optimizes the graph for each one that is made
 
     def __call__(self, signature_name, **inputs):
         """Name to array, for all outputs of a signature."""
         signature = self.meta_graph.signature_def[signature_name or DEFAULT_SIGNATURE]
+        feed = tuple(signature.inputs[key].name for key in inputs)
         outputs = sorted(signature.outputs)
-        options = config_pb2.CallableOptions(
-            feed=[signature.inputs[key].name for key in inputs], fetch=[signature.outputs[key].name for key in outputs]
-        )
-        run = self.session._make_callable_from_options(options)
-        return dict(zip(outputs, run(*inputs.values()), strict=True))
+        if (signature_name, feed) not in self._runs:
+            fetch = [signature.outputs[key].name for key in outputs]
+            options = config_pb2.CallableOptions(feed=feed, fetch=fetch)
+            self._runs[signature_name, feed] = self.session._make_callable_from_options(options)
+        return dict(zip(outputs, self._runs[signature_name, feed](*inputs.values()), strict=True))
 
 
 def verify_export(folder, signatures, images):

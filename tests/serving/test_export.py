@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from clustr_keras import ClustrClassifier
-from clustr_keras.serving import Client, LocalServer, export_model
+from clustr_keras.serving import Client, LocalServer, export_model, verification
 from clustr_keras.serving import export as export_module
 from clustr_keras.serving.loaded_model import LoadedModel
 from clustr_keras.serving.model_store import ModelStore
@@ -34,6 +34,18 @@ FACTS = {"data_set": "digits", "clean_accuracy": 0.97, "certified_accuracy": {"0
 def images(digits):
     _, (x_test, _) = digits
     return x_test[:32]
+
+
+@pytest.fixture
+def verified_here(monkeypatch):
+    """Runs what `verify_export` runs in a fresh process in this one, which does not take seconds to start."""
+
+    def run(command, **_):
+        *_, folder, scratch = command
+        verification._main(folder, scratch)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(verification.subprocess, "run", run)
 
 
 @pytest.fixture(scope="module")
@@ -282,10 +294,10 @@ def test_a_failure_in_the_middle_leaves_nothing(classifier, tmp_path, fake_archi
     assert export_model(classifier, tmp_path).name == "2"
 
 
-def test_a_failure_after_the_model_was_written_leaves_nothing(classifier, tmp_path, monkeypatch):
+def test_a_failure_after_the_model_was_written_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "_model_card", fail)
     with pytest.raises(RuntimeError, match="injected"):
-        export_model(classifier, tmp_path)
+        export_model(small_classifier(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -335,6 +347,15 @@ def plain_classifier(input_shape, *layers, clusters_per_class=1):
     for layer in layers:
         outputs = layer(outputs)
     return ClustrClassifier(keras.Model(inputs, outputs, name="my_backbone"), 3, clusters_per_class)
+
+
+def small_classifier():
+    """One that is traced and written within a second."""
+    return plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.Dense(5))
+
+
+def images_for_the_small():
+    return np.random.default_rng(0).uniform(size=(16, 4, 4, 1)).astype("float32")
 
 
 def test_a_backbone_without_rounding_analysis_is_refused(tmp_path):
@@ -412,7 +433,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("method", CHANGES)
-def test_an_export_that_answers_otherwise_is_not_published(classifier, images, tmp_path, monkeypatch, method):
+def test_an_export_that_answers_otherwise_is_not_published(tmp_path, monkeypatch, verified_here, method):
     right = getattr(Signatures, method)
 
     def wrong(*args):
@@ -428,18 +449,18 @@ def test_an_export_that_answers_otherwise_is_not_published(classifier, images, t
     monkeypatch.setattr(export_module, "write_warmup", write_and_undo)
     (key,) = CHANGES[method]
     with pytest.raises(ValueError, match=f"{key} of the export's signature .* differs from the live model's"):
-        export_model(classifier, tmp_path, verify_on=images)
+        export_model(small_classifier(), tmp_path, verify_on=images_for_the_small())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_that_lacks_an_output_is_not_published(classifier, images, tmp_path, monkeypatch):
+def test_an_export_that_lacks_an_output_is_not_published(tmp_path, monkeypatch, verified_here):
     right, write = Signatures.embed, export_module.write_warmup
     monkeypatch.setattr(Signatures, "embed", lambda *args: {"embeddings": right(*args)["embeddings"]})
     monkeypatch.setattr(
         export_module, "write_warmup", lambda *args: (write(*args), monkeypatch.setattr(Signatures, "embed", right))
     )
     with pytest.raises(ValueError, match=r"signature embed gives \['embeddings'\]"):
-        export_model(classifier, tmp_path, verify_on=images)
+        export_model(small_classifier(), tmp_path, verify_on=images_for_the_small())
 
 
 def test_a_bad_warmup_record_fails_the_verification(classifier, exported, images, tmp_path):
@@ -457,7 +478,7 @@ def test_images_to_verify_on_are_checked(classifier, tmp_path, wrong):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_model_without_a_bound_is_exported_without_a_certificate_if_asked(tmp_path):
+def test_a_model_without_a_bound_is_exported_without_a_certificate_if_asked(tmp_path, verified_here):
     model = plain_classifier((4, 4, 1), keras.layers.Flatten(), keras.layers.LayerNormalization())
     x = np.random.default_rng(0).random((6, 4, 4, 1), dtype="float32")
     x[3, 0, 0, 0] = np.nan
