@@ -232,6 +232,7 @@ class ClustrClassifier(keras.Model):
             # Keras would shuffle its batches by a seed that no resume knows; such data sets have their own order.
             kwargs.setdefault("shuffle", False)
         self._forget_bound()
+        self._build_optimizer()
         self._is_fitting = True
         try:
             return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
@@ -251,6 +252,7 @@ class ClustrClassifier(keras.Model):
         """Trains as `keras.Model.train_on_batch` does; a bound that was proved before is forgotten."""
         if self._proof is not None:
             self._forget_bound()
+        self._build_optimizer()
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args, **kwargs):
@@ -448,6 +450,14 @@ class ClustrClassifier(keras.Model):
             self.prove_bound()
         except UnknownBoundError:
             self._forget_bound()
+
+    def _build_optimizer(self):
+        """Makes the optimizer's variables: made within a step of TensorFlow's, they would have it traced twice."""
+        if not self.compiled or self.optimizer.built:
+            return
+        strategy = getattr(self, "distribute_strategy", None)  # there is one on TensorFlow only
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            self.optimizer.build(self.trainable_variables)
 
     def _check_data(self, x, y):
         if hasattr(x, "example_batch"):
