@@ -50,6 +50,8 @@ def stand_in():
         backbone = keras.Model(images, keras.Sequential(layers)(images))
         model = StandIn(backbone, num_classes, clusters_per_class, rows)
         model.compile(keras.optimizers.Adam(1e-2), **compile_arguments)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)  # or the first step is traced twice
         return model
 
     return make

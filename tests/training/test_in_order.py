@@ -38,7 +38,12 @@ def recorded(colors):
 
 @pytest.fixture
 def model_of(stand_in):
-    return lambda **kwargs: stand_in((4, 4, 1), 3, 2, rows=20, **kwargs)
+    """Makes a model; eager unless told otherwise, since a few small steps take less time than their compilation."""
+
+    def make(run_eagerly=True, **kwargs):
+        return stand_in((4, 4, 1), 3, 2, rows=20, run_eagerly=run_eagerly, **kwargs)
+
+    return make
 
 
 def fit(model, batches, *callbacks, **kwargs):
@@ -75,10 +80,10 @@ class StepLosses(keras.callbacks.Callback):
 @pytest.mark.parametrize("lag", [0, 2])
 def test_fit_sees_the_batches_and_makes_the_steps_of_a_loop_by_hand(model_of, recorded, lag):
     batches, seen = recorded(lag=lag)
-    model, step_losses = model_of(), StepLosses()
+    model, step_losses = model_of(run_eagerly=False), StepLosses()
     fit(model, batches, step_losses, epochs=2)
     by_hand, expected = recorded(lag=lag)
-    model_by_hand = model_of()
+    model_by_hand = model_of(run_eagerly=False)
     losses = train_by_hand(model_by_hand, by_hand, epochs=2)
 
     assert_array_equal(seen, expected)
@@ -192,7 +197,7 @@ def test_the_callback_of_other_batches_is_not_enough(model_of, recorded):
 
 def test_several_steps_per_execution_are_refused(model_of, recorded):
     with pytest.raises(ValueError, match=r"got steps_per_execution=4\. Compile with steps_per_execution=1"):
-        fit(model_of(steps_per_execution=4), recorded()[0])
+        fit(model_of(run_eagerly=False, steps_per_execution=4), recorded()[0])
 
 
 @pytest.mark.parametrize("steps", [3, 9])
@@ -261,7 +266,7 @@ def test_other_backends_take_the_same_batches_in_the_thread_of_fit(model_of, rec
 def test_the_wait_of_each_step_is_noted(model_of, recorded):
     batches, _ = recorded()
     assert batches.seconds_waited.size == 0
-    fit(model_of(), batches, epochs=2)
+    fit(model_of(run_eagerly=False), batches, epochs=2)
     waited = batches.seconds_waited
     assert waited.shape == (STEPS,)
     assert waited[0] > 0  # the first batch of an epoch cannot be made before its clusters are there

@@ -121,7 +121,7 @@ def test_diverged_weights_are_told(stand_in, colors):
 
 def test_ordinary_training_ends_with_the_centers_of_its_last_weights(stand_in, colors):
     images, labels = (colors[0] / 255).astype("float32"), colors[1]
-    model = stand_in((4, 4, 1), 3, 2)
+    model = stand_in((4, 4, 1), 3, 2, run_eagerly=True)
     before = head_of(model)[0]
     model.fit(images, labels, epochs=3, verbose=0, callbacks=[KMeansRefresh((images, labels), seed=4)])
     kept = head_of(model)
@@ -145,7 +145,7 @@ def test_the_validation_of_an_epoch_sees_its_centers(stand_in, colors):
 
     images, labels = colors
     batches = MagnetBatches(images, labels, 3, clusters_per_batch=4, examples_per_cluster=5)
-    model, watch = stand_in((4, 4, 1), 3, 2, rows=20), Watch()
+    model, watch = stand_in((4, 4, 1), 3, 2, rows=20, run_eagerly=True), Watch()
     model.fit(
         batches,
         epochs=3,
@@ -179,7 +179,7 @@ def test_it_refreshes_at_the_start_every_so_often_and_at_the_end(
         fit = (data,)
     else:
         data = fit = (images, labels)
-    model = stand_in((4, 4, 1), 3, 2, rows=20)
+    model = stand_in((4, 4, 1), 3, 2, rows=20, run_eagerly=True)
     model.fit(*fit, epochs=epochs, verbose=0, callbacks=[KMeansRefresh(data, every=every, seed=9)])
     assert refreshed == [[9, epoch] for epoch in expected]
 

@@ -14,6 +14,11 @@ from clustr_keras.training.recipes import make_classifier
 FAST = {"backbone": "convnet", "width": 8, "clusters_per_batch": 6, "examples_per_cluster": 10, "learning_rate": 2e-3}
 
 
+def few_digits():
+    digits = load("digits")
+    return dataclasses.replace(digits, train=Split(digits.train.images[:240], digits.train.labels[:240]))
+
+
 def small(recipe, epochs):
     pretraining = recipe.pretraining and dataclasses.replace(recipe.pretraining, **FAST, epochs=2, milestones=())
     return dataclasses.replace(recipe, **FAST, epochs=epochs, milestones=(), pretraining=pretraining)
@@ -49,7 +54,7 @@ def test_digits_are_learned(name, epochs, least):
 
 
 def test_qtrades_goes_on_from_clustr_and_resumes_in_either_stage(tmp_path):
-    digits = load("digits")
+    digits = few_digits()
     recipe = small(paper_recipe("clustr-qtrades", "digits", eps=0.1), 1)
     seen = []
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
@@ -76,7 +81,7 @@ def test_where_k_means_places_the_centers_the_gradient_does_not():
 
 
 def test_the_learning_rate_falls_after_each_milestone():
-    digits = load("digits")
+    digits = few_digits()
     recipe = small(paper_recipe("standard", "digits"), 3)
     rates = []
 
