@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ def images(digits):
     return x_test[:48]
 
 
+@functools.cache  # its graph takes longer to make than to run
 def l_2(model, steps=20, restarts=1, batch_size=48):
     logits = model.certifier().deployed_logits
     return ProjectedGradientDescent(logits, "l_2", steps=steps, restarts=restarts, batch_size=batch_size)
