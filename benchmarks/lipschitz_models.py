@@ -181,7 +181,8 @@ def steepest_slope(model, seed):
     steepest = 0.0
     for _ in range(ASCENT_STEPS):
         with tf.GradientTape() as tape:
-            ratio = tf.norm(tf.reshape(model(pairs[0]) - model(pairs[1]), (POINTS, -1)), axis=1)
+            first, second = tf.split(model(tf.reshape(pairs, (2 * POINTS, *size[1:]))), 2)
+            ratio = tf.norm(first - second, axis=1)
             ratio /= tf.maximum(tf.norm(tf.reshape(pairs[0] - pairs[1], (POINTS, -1)), axis=1), 1e-2)
             loss = -tf.reduce_sum(tf.math.log(ratio + 1e-12))
         steepest = max(steepest, float(tf.reduce_max(ratio)))
