@@ -249,8 +249,8 @@ def are_apart(centers):
     return (gaps + np.eye(len(flat)) * gaps.max()).min() >= 1e-3 * gaps.max()
 
 
-@given(clouds(batch=8))
-@settings(max_examples=300)
+@given(clouds(batch=16))
+@settings(max_examples=150)
 def test_exact_radius_is_the_distance_to_the_rivals_cells(cloud):
     z, centers = cloud
     assume(are_apart(centers))
@@ -262,8 +262,8 @@ def test_exact_radius_is_the_distance_to_the_rivals_cells(cloud):
     assert (exact >= truth * (1 - 1e-4)).all()
 
 
-@given(clouds(batch=8))
-@settings(max_examples=300)
+@given(clouds(batch=16))
+@settings(max_examples=150)
 def test_exact_radius_in_float32_never_exceeds_the_truth(cloud):
     z, centers = (array.astype("float32") for array in cloud)
     assume(are_apart(centers))
