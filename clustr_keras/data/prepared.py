@@ -17,28 +17,108 @@ def read_image_dataset(name, data_dir=None, image_size=None):
     """Reads a data set of TensorFlow Datasets into memory; arguments, result and errors are those of `load`."""
     import tensorflow as tf
 
-    builder = _builder(name, data_dir)
-    splits = builder.info.splits
+    source = PreparedImages(name, data_dir, image_size)
+    splits = source.builder.info.splits
     if not {"train", "test"} <= set(splits):
         raise ValueError(
             f"{name} must have the splits train and test; it has {', '.join(sorted(splits)) or 'none'}. "
             "Load it yourself and pass an ImageDataset of two parts of it."
         )
-    image, label = _image_and_label(name, builder.info)
-    shape = builder.info.features[image].shape
-    if shape[-1] is None:
-        raise ValueError(f"the images of {name} vary in their number of channels, shape {shape}; expected one number.")
-    if image_size is None and None in shape:
-        raise ValueError(f"the images of {name} vary in size, shape {shape}. Pass image_size=(height, width).")
     try:
         with _without_warnings():
-            train, test = [_read(builder, split, image, label, image_size) for split in ("train", "test")]
+            train, test = map(source.read, ("train", "test"))
     except tf.errors.OpError as error:
         raise ValueError(
-            f"the files of {name} in {builder.data_dir} cannot be read: {error.message}. "
+            f"the files of {name} in {source.builder.data_dir} cannot be read: {error.message}. "
             "Delete the folder and load the data set again."
         ) from error
-    return ImageDataset(name, Split(*train), Split(*test), tuple(builder.info.features[label].names))
+    return ImageDataset(name, Split(*train), Split(*test), source.class_names)
+
+
+class PreparedImages:
+    """Images and class ids of a data set that lies prepared, now if not before.
+
+    Args:
+        name, data_dir, image_size: As for `load`.
+
+    Attributes:
+        builder: Its TFDS builder.
+        image_shape: `(H, W, C)` of all images.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load`.
+    """
+
+    def __init__(self, name, data_dir=None, image_size=None):
+        self.builder = _builder(name, data_dir)
+        features = self.builder.info.features
+        self.image_key, self.label_key = _image_and_label(name, self.builder.info)
+        self.feature = features[self.image_key]
+        shape = self.feature.shape
+        if shape[-1] is None:
+            raise ValueError(
+                f"the images of {name} vary in their number of channels, shape {shape}; expected one number."
+            )
+        if image_size is None and None in shape:
+            raise ValueError(f"the images of {name} vary in size, shape {shape}. Pass image_size=(height, width).")
+        self.image_shape = (*(image_size or shape[:2]), shape[-1])
+        self._is_resized = image_size is not None and tuple(image_size) != shape[:2]
+
+    @property
+    def class_names(self):
+        """C strings."""
+        return tuple(self.builder.info.features[self.label_key].names)
+
+    def examples(self, split, decoded=True, in_file_order=False):
+        """A `tf.data.Dataset` of `(image, label)`, in the same order every time.
+
+        Args:
+            split: Name of a split, or part of one, such as `test[100:200]`.
+            decoded: Whether images are decoded (and resized); encoded as they are stored otherwise.
+            in_file_order: Whether the files of a split are read one after the other, so that the examples of its parts
+                are those of the whole. TFDS takes turns between files otherwise, which is faster.
+        """
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        image, label = self.image_key, self.label_key
+        decoders = tfds.decode.PartialDecoding({image: True, label: True})
+        if not decoded:
+            decoders = tfds.decode.PartialDecoding(
+                {image: True, label: True}, decoders={image: tfds.decode.SkipDecoding()}
+            )
+        order = {"interleave_cycle_length": 1} if in_file_order else {}
+        dataset = self.builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders=decoders,
+            read_config=tfds.ReadConfig(try_autocache=False, **order),
+        )
+        pixels = self.as_pixels if decoded else tf.identity
+        return dataset.map(
+            lambda example: (pixels(example[image]), example[label]), num_parallel_calls=tf.data.AUTOTUNE
+        )
+
+    def as_pixels(self, image):
+        """An image as it is used: uint8 where it is stored so, else float32 in [0, 1]; of the size asked for."""
+        import tensorflow as tf
+
+        if image.dtype != tf.uint8:
+            image = tf.image.convert_image_dtype(image, tf.float32)
+        return resized(image, self.image_shape[:2]) if self._is_resized else image
+
+    def read(self, split):
+        """Images and labels of a split, as arrays."""
+        dataset = self.examples(split).batch(_READ_AT_A_TIME).prefetch(2)
+        count = self.builder.info.splits[split].num_examples
+        images = np.empty((count, *self.image_shape), "uint8" if self.feature.np_dtype == np.uint8 else "float32")
+        labels = np.empty(count, "int64")
+        start = 0
+        for some_images, some_labels in dataset.as_numpy_iterator():
+            end = start + len(some_labels)
+            images[start:end], labels[start:end] = some_images, some_labels
+            start = end
+        return images, labels
 
 
 def _builder(name, data_dir):
@@ -93,38 +173,6 @@ def _image_and_label(name, info):
     else:
         way_out = "Only sets for image classification can be loaded."
     raise ValueError(f"{name} must have an Image and a ClassLabel as its features; it has {found}. {way_out}")
-
-
-def _read(builder, split, image, label, image_size):
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    feature = builder.info.features[image]
-    is_resized = image_size is not None and tuple(image_size) != feature.shape[:2]
-
-    def converted(example):
-        pixels = example[image]
-        if pixels.dtype != tf.uint8:
-            pixels = tf.image.convert_image_dtype(pixels, tf.float32)
-        return resized(pixels, image_size) if is_resized else pixels, example[label]
-
-    dataset = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding({image: True, label: True}),
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
-    dataset = dataset.map(converted, num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_AT_A_TIME).prefetch(2)
-    count = builder.info.splits[split].num_examples
-    size = image_size or feature.shape[:2]
-    images = np.empty((count, *size, feature.shape[-1]), "uint8" if feature.np_dtype == np.uint8 else "float32")
-    labels = np.empty(count, "int64")
-    start = 0
-    for some_images, some_labels in dataset.as_numpy_iterator():
-        end = start + len(some_labels)
-        images[start:end], labels[start:end] = some_images, some_labels
-        start = end
-    return images, labels
 
 
 @contextlib.contextmanager
