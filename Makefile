@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 2
 # Those that need no data set; the others say how they are run.
 BENCHMARKS := certificate_cost rounding_slack certified_step lipschitz_bound lipschitz_models training_step
 
-.PHONY: demo test test-lowest lint format bench docs constraints constraints-docs clean
+.PHONY: demo test test-lowest test-beam lint format bench docs constraints constraints-docs constraints-beam clean
 
 demo: $(READY)
 	$(BIN)/clustr demo
@@ -76,6 +76,27 @@ test-lowest:
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
 	.venv-lowest/bin/pytest $(PYTEST_ARGS)
 
+# Apache Beam wants an older protobuf than everything else, so `clustr certify --input` and its tests have an environment
+# of their own.
+BEAM_READY := .venv-beam/.ready
+BEAM_INSTALL = .venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[beam]' pytest hypothesis
+
+test-beam: $(BEAM_READY)
+	.venv-beam/bin/pytest tests/bulk
+
+$(BEAM_READY): pyproject.toml constraints-beam.txt
+	@test -x .venv-beam/bin/python || $(PYTHON) -m venv .venv-beam
+	$(BEAM_INSTALL) --constraint constraints-beam.txt
+	@touch $@
+
+constraints-beam:
+	rm -rf .venv-beam
+	$(PYTHON) -m venv .venv-beam
+	$(BEAM_INSTALL)
+	{ echo "# The versions that make test-beam installs; make constraints-beam renews them."; \
+		.venv-beam/bin/python -m pip freeze --exclude-editable; } > constraints-beam.txt
+	@touch $(BEAM_READY)
+
 clean:
-	rm -rf $(VENV) .venv-lowest $(DOCS) runs dist build site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-beam $(DOCS) runs dist build site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

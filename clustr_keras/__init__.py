@@ -49,7 +49,7 @@ def __dir__():
     return sorted([*globals(), *__all__])
 
 
-def _register_for_deserialization(imported):
+def register_for_deserialization(imported=None):
     """Imports everything that registers itself with Keras, once Keras is there.
 
     Not while another module of ours is still being imported: half a module cannot be imported from. Its own end comes
@@ -63,4 +63,4 @@ def _register_for_deserialization(imported):
 
 
 for _name in ("keras", *(f"{__name__}.{module}" for module in (*_MODULES, *sorted(set(_HOMES.values()))))):
-    wrapt.register_post_import_hook(_register_for_deserialization, _name)
+    wrapt.register_post_import_hook(register_for_deserialization, _name)

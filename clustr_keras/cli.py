@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import logging
 import os
 import pathlib
 import sys
@@ -166,32 +167,70 @@ def tune(
     )
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def certify(
-    model: ModelOption,
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", help="A .keras file; with --input also an exported version.")],
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
-    examples: ExamplesOption = None,
+    examples: Annotated[int | None, typer.Option("--examples", min=1, help="Only the first N images.")] = None,
     method: Annotated[str | None, typer.Option(help="nearest, union or exact; the best that fits by default.")] = None,
-    output: Annotated[pathlib.Path | None, typer.Option(help="CSV file, a row for each image.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="CSV file, a row for each image; with --input a folder of Parquet files.")
+    ] = None,
+    input: Annotated[  # noqa: A002 - the name of the option
+        str | None,
+        typer.Option(
+            help="Many images, through Apache Beam: a folder of PNG and JPEG files, TFRecord files (a pattern), or the "
+            "name of a TensorFlow data set. What follows and is not known here goes to Beam: --direct_num_workers 4."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="--input: such as test or train+test; all by default.")] = None,
+    runner: Annotated[str, typer.Option(help="--input: Beam's runner, such as FlinkRunner.")] = "DirectRunner",
+    shard_size: Annotated[int, typer.Option(min=1, help="--input: images in a Parquet file.")] = 1024,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the model together.")] = 256,
+    threads_per_worker: Annotated[int, typer.Option(min=1, help="--input: that a worker computes with.")] = 1,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="--input: resize images of another size; they are invalid otherwise.")
+    ] = False,
 ):
-    """Classify the test images and prove how far each may move."""
-    from clustr_keras.progress import console, say
-    from clustr_keras.training.run import certified_accuracies
+    """Classify the test images, or those of --input, and prove how far each may move."""
+    if not pathlib.Path(model).exists() and "://" not in model:
+        raise ValueError(f"--model {model} does not exist.")
+    if input is None:
+        _refuse(context, ("split", "runner", "shard_size", "threads_per_worker", "resize"), "needs --input")
+        if context.args:
+            raise ValueError(f"there is no option or argument {context.args[0]}; see clustr certify --help.")
+        _certify_test_images(model, _load(data, data_dir), examples, method, batch_size, output)
+        return
+    _refuse(context, ("data",), "excludes --input, which names the images")
+    if output is None:
+        raise ValueError("--input needs --output, a folder for the Parquet files.")
+    if importlib.util.find_spec("apache_beam") is None:
+        raise ValueError(
+            "--input needs Apache Beam, which cannot live beside protobuf 7. Install it into an environment of its "
+            "own: pip install 'clustr-keras[beam]'."
+        )
+    notes = logging.NullHandler()
+    logging.getLogger().addHandler(notes)  # Beam tells which of its extras are missing when it is imported
+    from clustr_keras.bulk import certify_in_bulk
 
-    classifier = _load_classifier(model)
-    x_test, y_test = _test_images(_load(data, data_dir), examples)
-    certificate = classifier.certify(x_test, method=method, verbose=1 if console.is_terminal else 0)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w", newline="") as file:
-            writer = csv.writer(file)
-            columns = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_radius", "radius")
-            writer.writerow(["image", "label", *columns])
-            rows = zip(y_test, *(getattr(certificate, column) for column in columns), strict=True)
-            writer.writerows([index, *row] for index, row in enumerate(rows))
-        say(f"Wrote {output}.")
-    say(f"{len(x_test)} images: {certified_accuracies(certificate, y_test)}.")
+    logging.getLogger().removeHandler(notes)
+    certify_in_bulk(
+        input,
+        output,
+        model,
+        data_dir=data_dir,
+        split=split,
+        examples=examples,
+        method=method,
+        resize=resize,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        threads=threads_per_worker,
+        runner=runner,
+        flags=context.args,
+    )
 
 
 @app.command()
@@ -423,6 +462,34 @@ def main():
     except (ValueError, OSError, RuntimeError, ServingError) as error:
         print(f"clustr: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _certify_test_images(model, dataset, examples, method, batch_size, output):
+    from clustr_keras.progress import console, say
+    from clustr_keras.training.run import certified_accuracies
+
+    classifier = _load_classifier(pathlib.Path(model))
+    x_test, y_test = _test_images(dataset, examples)
+    verbose = 1 if console.is_terminal else 0
+    certificate = classifier.certify(x_test, method=method, batch_size=batch_size, verbose=verbose)
+    if output is not None:
+        path = pathlib.Path(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            columns = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_radius", "radius")
+            writer.writerow(["image", "label", *columns])
+            rows = zip(y_test, *(getattr(certificate, column) for column in columns), strict=True)
+            writer.writerows([index, *row] for index, row in enumerate(rows))
+        say(f"Wrote {path}.")
+    say(f"{len(x_test)} images: {certified_accuracies(certificate, y_test)}.")
+
+
+def _refuse(context, names, why):
+    """Refuses options that were given and do not go with others."""
+    for name in names:
+        if context.get_parameter_source(name).name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} {why}.")
 
 
 def _label(text):

@@ -30,7 +30,9 @@ def test_every_command_shown_exists():
     assert shown
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "format", "bench", "clean", "test-lowest", "constraints"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "lint", "format", "bench", "clean", "test-lowest", "test-beam", "constraints"]
+)
 def test_every_make_target_exists(target):
     makefile = README.with_name("Makefile").read_text()
     assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)

@@ -174,11 +174,7 @@ def test_models_are_told_apart_by_weights_configuration_and_source(tmp_path):
     assert as_target(model).fingerprint == as_target(copy).fingerprint is not None
     copy.weights[-1].assign(np.ones(3))
     assert as_target(model).fingerprint != as_target(copy).fingerprint
-    export = tf.Module()
-    export.serve = tf.function(
-        lambda images: model(images), input_signature=[tf.TensorSpec([None, *SHAPE], tf.float32)]
-    )
-    tf.saved_model.save(export, tmp_path / "1", signatures={"serving_default": export.serve})
+    save(model, tmp_path / "1", None)
     first = as_target(tmp_path / "1")
     assert first.name == "SavedModel 1"
     (tmp_path / "1" / "assets" / "more").write_text("changed")

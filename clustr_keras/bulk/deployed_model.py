@@ -1,0 +1,148 @@
+"""A model as a worker holds it: images or files in, columns of certificates out."""
+
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import clustr_keras
+from clustr_keras.bulk.files import local_copy
+from clustr_keras.certification import as_arrays
+from clustr_keras.classifier import ClustrClassifier
+from clustr_keras.data.checks import check_image_shape
+from clustr_keras.data.pixels import as_floats
+from clustr_keras.serving.decoding import decode_images
+
+_COLUMNS = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_radius", "radius", "is_valid")
+
+
+class DeployedModel:
+    """Certifies images in batches of one size, so that a row does not depend on how many images there are.
+
+    Args:
+        path: A `.keras` file of a `ClustrClassifier`, or the folder of a version that `export_model` wrote.
+        method: As for `ClustrClassifier.certify`.
+        resize: Whether encoded images of another size are resized; they are invalid otherwise.
+        batch_size: Integer.
+
+    Attributes:
+        image_shape: `(H, W, C)`.
+        class_names: C strings.
+
+    Raises:
+        ValueError: If it is no such model, nothing can be proved of it, or an argument does not go with it.
+    """
+
+    def __init__(self, path, method=None, resize=False, batch_size=256):
+        self.batch_size = batch_size
+        local = local_copy(path)
+        if os.path.isdir(local):
+            if method is not None or resize:
+                raise ValueError(f"--method and --resize were settled when {path} was exported. Leave them out.")
+            of_images, of_files = self._load_export(local)
+        else:
+            of_images, of_files = self._load_keras(local, method, resize)
+        images = tf.TensorSpec([batch_size, *self.image_shape], tf.float32)
+        self._of_images = tf.function(of_images, input_signature=[images])
+        self._of_files = of_files and tf.function(of_files, input_signature=[tf.TensorSpec([batch_size], tf.string)])
+
+    def certify(self, examples):
+        """Certifies the images of a shard.
+
+        Args:
+            examples: `Examples` of N images.
+
+        Returns:
+            Dict: arrays `[N]` `class_ids`, `runner_up_class_ids`, `nearest_cluster`, `certified_radius` and `radius`
+            (either may be missing), `is_valid`; and a list `errors`, `None` for valid images.
+
+        Raises:
+            ValueError: If the images are arrays of another shape, or files and the model has neither 1 nor 3 channels.
+        """
+        if examples.files is None:
+            check_image_shape(examples.images.shape, self.image_shape)
+            batches = self._batches(examples.images, np.zeros(self.image_shape, examples.images.dtype))
+            # Without the checks of as_floats, which would refuse a whole batch.
+            answers = [self._of_images(b if b.dtype != np.uint8 else as_floats(b)) for b in batches]
+        else:
+            if self._of_files is None:
+                raise ValueError(f"only images of 1 or 3 channels can be decoded; the model takes {self.image_shape}.")
+            files = np.array(examples.files, dtype=object)
+            answers = [self._of_files(tf.constant(list(batch), tf.string)) for batch in self._batches(files, b"")]
+        answers = [as_arrays(answer) for answer in answers]
+        joined = {name: np.concatenate([a[name] for a in answers])[: len(examples)] for name in answers[0]}
+        read_errors = examples.errors or [None] * len(examples)
+        joined["is_valid"] &= np.array([error is None for error in read_errors])
+        joined["errors"] = [
+            None if valid else error or self._reason(examples, row)
+            for row, (valid, error) in enumerate(zip(joined["is_valid"], read_errors, strict=True))
+        ]
+        return joined
+
+    def _load_keras(self, path, method, resize):
+        # A worker may have begun with any module of ours.
+        clustr_keras.register_for_deserialization()
+        model = keras.models.load_model(path)
+        if not isinstance(model, ClustrClassifier):
+            raise ValueError(f"--model must hold a ClustrClassifier; {path} holds a {type(model).__name__}.")
+        self.image_shape, self.class_names = model.backbone.input_shape[1:], model.class_names
+        if None in self.image_shape:
+            raise ValueError(f"--model must take images of one size; {path} takes {model.backbone.input_shape}.")
+        certifier = model.certifier(method)
+
+        def of_images(images):
+            # A NaN fails both comparisons.
+            is_valid = tf.reduce_all((images >= 0.0) & (images <= 1.0), axis=[1, 2, 3])
+            outputs = certifier(tf.where(is_valid[:, None, None, None], images, 0.0), training=False)
+            return {name: outputs[name] for name in _COLUMNS if name in outputs} | {"is_valid": is_valid}
+
+        def of_files(files):
+            return of_images(decode_images(files, self.image_shape, resize=resize))
+
+        return of_images, of_files if self.image_shape[-1] in (1, 3) else None
+
+    def _load_export(self, path):
+        if not os.path.isfile(os.path.join(path, "saved_model.pb")):
+            inside = ", ".join(sorted(os.listdir(path))[:10]) or "nothing"
+            raise ValueError(f"--model {path} must be a .keras file or hold saved_model.pb; it holds {inside}.")
+        loaded = tf.saved_model.load(path)
+        if "certify" not in loaded.signatures:
+            raise ValueError(f"--model {path} has no signature certify; it has {', '.join(loaded.signatures)}.")
+        certify = loaded.signatures["certify"]
+        self._owner = loaded  # signatures live as long as what was loaded does
+        self.image_shape = tuple(certify.structured_input_signature[1]["images"].shape[1:])
+        self.class_names = _class_names(path, certify)
+
+        def of(signature, name):
+            def answer(inputs):
+                outputs = signature(**{name: inputs})
+                return {column: outputs[column] for column in _COLUMNS if column in outputs}
+
+            return answer
+
+        encoded = loaded.signatures.get("certify_encoded")
+        return of(certify, "images"), encoded and of(encoded, "image_bytes")
+
+    def _batches(self, values, filler):
+        """Batches of one size; the last one is filled up."""
+        missing = -len(values) % self.batch_size
+        filling = np.array([filler] * missing, values.dtype).reshape(missing, *values.shape[1:])
+        filled = np.concatenate([values, filling])
+        return np.split(filled, len(filled) // self.batch_size)
+
+    def _reason(self, examples, row):
+        if examples.files is None:
+            return "a pixel is not finite, or leaves [0, 1]"
+        height, width, channels = self.image_shape
+        return f"no PNG or JPEG that decodes to {height} x {width} pixels of {channels} channels"
+
+
+def _class_names(path, certify):
+    """Class names of an export, from its model card."""
+    import json
+
+    from clustr_keras.serving.export import MODEL_CARD
+
+    with open(os.path.join(path, MODEL_CARD)) as file:
+        return json.load(file)["class_names"]

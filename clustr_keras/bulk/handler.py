@@ -1,0 +1,56 @@
+"""The model in a Beam worker."""
+
+import os
+
+from apache_beam.ml.inference.base import ModelHandler
+
+# What TensorFlow and the libraries under NumPy look at when they start.
+_THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class CertifyingHandler(ModelHandler):
+    """Loads a model once in a worker, and certifies whole shards with it.
+
+    A batch of Beam's is a list of one `(shard, examples)`: a shard must not wait for others, or a killed run would lose
+    them all. The model has batches of its own inside.
+
+    Args:
+        path, method, resize, batch_size: As for `DeployedModel`.
+        threads: Threads that a worker computes with.
+    """
+
+    def __init__(self, path, method=None, resize=False, batch_size=256, threads=1):
+        super().__init__(env_vars=thread_variables(threads))
+        self.arguments = (path, method, resize, batch_size)
+
+    def load_model(self):
+        """Loads the model; called once in each worker process."""
+        from clustr_keras.bulk.deployed_model import DeployedModel
+
+        return DeployedModel(*self.arguments)
+
+    def run_inference(self, batch, model, inference_args=None):
+        """Yields `(shard, table of rows)`."""
+        from clustr_keras.bulk.rows import table_of
+
+        for shard, examples in batch:
+            yield shard, table_of(examples, model.certify(examples), model.class_names)
+
+    def should_skip_batching(self):
+        """Beam leaves the lists as they are."""
+        return True
+
+    def get_num_bytes(self, batch):
+        """Size of the images; Beam would pickle them to find out."""
+        return sum(examples.num_bytes for _, examples in batch)
+
+    def get_metrics_namespace(self):
+        """Where Beam's metrics of latency and throughput are filed."""
+        return "clustr_certify"
+
+
+def thread_variables(threads):
+    """Environment variables that hold a process to so many threads."""
+    return dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")
+    }

@@ -1,0 +1,122 @@
+"""What `clustr certify --input` does."""
+
+import contextlib
+import os
+
+from clustr_keras.bulk.deployed_model import DeployedModel
+from clustr_keras.bulk.files import absolute, sha256_of
+from clustr_keras.bulk.handler import CertifyingHandler, thread_variables
+from clustr_keras.bulk.inputs import First, find_input
+from clustr_keras.bulk.local_workers import supervised
+from clustr_keras.bulk.manifest import manifest_of
+from clustr_keras.bulk.options import is_direct, make_pipeline
+from clustr_keras.bulk.output import OutputFolder
+from clustr_keras.bulk.pipeline import certify_shards
+from clustr_keras.bulk.shards import numbered
+from clustr_keras.bulk.summary import summarize
+from clustr_keras.bulk.watch import watching
+from clustr_keras.data.checks import check_image_shape
+from clustr_keras.progress import say
+
+
+def certify_in_bulk(
+    input,  # noqa: A002 - the name of the option
+    output,
+    model,
+    *,
+    data_dir=None,
+    split=None,
+    examples=None,
+    method=None,
+    resize=False,
+    shard_size=1024,
+    batch_size=256,
+    threads=1,
+    runner="DirectRunner",
+    flags=(),
+):
+    """Certifies all images of an input through Beam, and leaves Parquet files of `SCHEMA_COLUMNS`.
+
+    Run again after it was killed, it certifies what is missing: every image is in the output exactly once.
+
+    Args:
+        input: Folder of images, file or pattern of TFRecords, name of TensorFlow Datasets, or `digits`.
+        output: Folder for the Parquet files, one for each shard.
+        model: `.keras` file of a `ClustrClassifier`, or folder of an exported version, that every worker can read.
+        data_dir: Folder of prepared TensorFlow Datasets, that every worker can read.
+        split: Splits of a data set, such as `test` or `train+test`; all by default.
+        examples: Only the first so many images.
+        method: As for `ClustrClassifier.certify`.
+        resize: Whether images of another size are resized; they are invalid otherwise.
+        shard_size: Images in a file: what is certified, and lost by a kill, at a time.
+        batch_size: Images that go through the model together.
+        threads: Threads that each worker computes with.
+        runner: Beam's runner, see `make_pipeline`.
+        flags: Beam's own flags, list of strings.
+
+    Returns:
+        A `Summary` of all rows.
+
+    Raises:
+        ValueError: If an argument is out of range, input or model are not what is expected, or the output folder
+            belongs to another run.
+        RuntimeError: If the pipeline stops.
+
+    Example:
+
+    >>> certify_in_bulk("photos/", "runs/certificates", "model.keras", flags=["--direct_num_workers=2"])
+    """
+    model, output = absolute(model), OutputFolder(absolute(output))
+    pipeline = make_pipeline(runner, list(flags))
+    # Here too, so that whatever is wrong with the model is said before anything runs.
+    deployed = DeployedModel(model, method, resize, batch_size)
+    source = find_input(input, data_dir, split, deployed.image_shape[:2] if resize else None)
+    if hasattr(source, "image_shape"):
+        check_image_shape((None, *source.image_shape), deployed.image_shape)
+    if examples is not None:
+        source = First(source, examples)
+    shards = numbered(source.pieces(shard_size))
+    if not shards:
+        raise ValueError(f"--input {input} holds no image.")
+    settings = {"method": method, "resize": resize, "batch_size": batch_size, "model_sha256": sha256_of(model)}
+    output.begin(manifest_of(source, shards, settings))
+    finished = output.finished(shards)
+    if finished:
+        say(f"{len(finished)} of {len(shards)} shards are finished already.")
+    missing = sorted(set(range(len(shards))) - {shard.index for shard in finished})
+    if missing:
+        handler = CertifyingHandler(model, method, resize, batch_size, threads)
+        certify_shards(pipeline, [shards[index] for index in missing], source, handler, output)
+        supervision = supervised() if is_direct(runner) else contextlib.nullcontext()
+        with _environment(thread_variables(threads)), watching(output, shards), supervision:
+            run_pipeline(pipeline)
+    summary = summarize(output, shards)
+    say(f"{output.path}: {summary}.")
+    return summary
+
+
+def run_pipeline(pipeline):
+    """Runs a pipeline to its end.
+
+    Raises:
+        RuntimeError: If it stops, with one line of the reason.
+    """
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:  # whatever a runner, or code in a worker, may raise
+        lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
+        # A worker's error comes as the text of its traceback.
+        reason = next(line for line in reversed(lines) if "Error" in line or line is lines[0])
+        raise RuntimeError(f"the pipeline stopped: {reason} Finished shards are kept; run again to go on.") from error
+
+
+@contextlib.contextmanager
+def _environment(variables):
+    """Sets environment variables, which local workers inherit."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

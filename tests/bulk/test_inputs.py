@@ -1,0 +1,141 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from clustr_keras.bulk.inputs import First, find_input
+from clustr_keras.bulk.shards import numbered
+
+BROKEN = ["a/broken.png", "a/text.jpg", "b/empty.PNG", "b/large.png", "c.png"]
+
+
+def read_all(source, size):
+    return [source.read(shard.place, shard.count) for shard in numbered(source.pieces(size))]
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_a_folder_is_read_in_the_order_of_its_paths(photos, size):
+    folder, _ = photos
+    parts = read_all(find_input(str(folder)), size)
+    ids = [name for part in parts for name in part.ids]
+    assert ids == sorted([f"{'ab'[index % 2]}/{index}.png" for index in range(8)] + BROKEN)
+    files = dict(zip(ids, [file for part in parts for file in part.files], strict=True))
+    assert all(files[name] == (folder / name).read_bytes() for name in ids)
+    assert max(map(len, parts)) <= size
+
+
+def test_a_worker_reads_a_folder_without_its_listing(photos):
+    source = find_input(str(photos[0]))
+    shards = numbered(source.pieces(5))
+    of_worker = pickle.loads(pickle.dumps(source))
+    assert len(pickle.dumps(source)) < 1000
+    assert of_worker.read(shards[1].place, 5).ids == source.read(shards[1].place, 5).ids
+
+
+def test_a_file_that_is_gone_is_an_error_of_its_own(photos):
+    folder, _ = photos
+    (shard,) = numbered(find_input(str(folder)).pieces(100))
+    (folder / "a" / "0.png").unlink()
+    examples = find_input(str(folder)).read(shard.place, shard.count)
+    assert examples.errors[0] == "cannot be read: No such file or directory"
+    assert examples.errors[1:] == [None] * 12
+
+
+@pytest.mark.parametrize("change", ["add", "grow", "touch"])
+def test_a_changed_folder_is_another_input(photos, change):
+    folder, _ = photos
+    before = find_input(str(folder)).facts
+    assert find_input(str(folder)).facts == before
+    path = folder / "a" / "0.png"
+    if change == "add":
+        (folder / "a" / "00.png").write_bytes(path.read_bytes())
+    elif change == "grow":
+        status = path.stat()
+        path.write_bytes(path.read_bytes() + b"0")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        os.utime(path, (1, 1))
+    assert find_input(str(folder)).facts != before
+
+
+def test_digits_by_splits(digits):
+    (x_train, _), (x_test, y_test) = digits
+    parts = read_all(find_input("digits", split="test"), 100)
+    assert [len(part) for part in parts] == [100, 100, 100, 60]
+    np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), x_test)
+    assert [label for part in parts for label in part.labels] == y_test.tolist()
+    assert parts[1].ids[:2] == ["digits/test/100", "digits/test/101"]
+    everything = [name for part in read_all(find_input("digits"), 500) for name in part.ids]
+    assert len(set(everything)) == len(everything) == len(x_train) + len(x_test)
+
+
+def test_the_first_images_are_those_of_the_whole(digits):
+    whole = find_input("digits")
+    ids = [name for part in read_all(First(whole, 250), 100) for name in part.ids]
+    assert ids == [f"digits/train/{index}" for index in range(250)]
+    assert First(whole, 250).facts != whole.facts
+
+
+def test_a_prepared_data_set_is_read_in_parts(prepared):
+    from clustr_keras.data.prepared import PreparedImages
+
+    source = pickle.loads(pickle.dumps(find_input("few_digits", prepared, "test")))
+    (whole,) = read_all(source, 100)
+    parts = read_all(source, 7)
+    assert [len(part) for part in parts] == [7] * 7 + [1]
+    np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), whole.images)
+    assert [label for part in parts for label in part.labels] == whole.labels
+    assert parts[2].ids[0] == "few_digits/1.0.0/test/14"
+
+    images, labels = PreparedImages("few_digits", prepared).read("test")
+
+    def rows(images, labels):
+        return sorted((image.tobytes(), label) for image, label in zip(images, labels, strict=True))
+
+    assert rows(images, labels) == rows(whole.images, whole.labels)
+
+
+def test_all_splits_of_a_prepared_data_set_by_default(prepared):
+    ids = [name for part in read_all(find_input("few_digits", prepared), 20) for name in part.ids]
+    assert len(set(ids)) == len(ids) == 53
+
+
+def test_a_prepared_image_that_is_broken_stays_alone(prepared, monkeypatch):
+    import tensorflow as tf
+
+    source = find_input("few_digits", prepared, "test")
+    whole = source.read(("test", 40), 3)
+    images = source._source()
+    examples = images.examples
+
+    def with_a_broken_one(split, decoded=True, in_file_order=False):
+        if decoded:
+            return examples(split, True, in_file_order).map(lambda image, label: (tf.io.decode_png(b"x"), label))
+        stored = examples(split, False, in_file_order).enumerate()
+        return stored.map(lambda row, example: (tf.where(row == 1, b"x", example[0]), example[1]))
+
+    monkeypatch.setattr(images, "examples", with_a_broken_one)
+    found = source.read(("test", 40), 3)
+    assert [error is None for error in found.errors] == [True, False, True]
+    assert "cannot be decoded" in found.errors[1]
+    np.testing.assert_array_equal(found.images[[0, 2]], whole.images[[0, 2]])
+    assert found.labels == whole.labels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("empty",), ValueError, "holds 0 files, and none that ends in .png"),
+        (("none*.tfrecord",), FileNotFoundError, "matches no file"),
+        (("no_such_data_set", "empty"), FileNotFoundError, "there is no data set 'no_such_data_set'"),
+        (("digits", None, "validation"), ValueError, "which are train, test, joined by"),
+        (("digits", None, "test+test"), ValueError, "joined by"),
+        (("photos", None, "test"), ValueError, "--split are for data sets by name"),
+    ],
+)
+def test_what_cannot_be_found_is_said(photos, arguments, error, message, monkeypatch):
+    monkeypatch.chdir(photos[0].parent)
+    os.mkdir("empty")
+    with pytest.raises(error, match=message):
+        find_input(*arguments)
