@@ -70,8 +70,8 @@ class Diagnostics:
     - `more effort still helps`: twice the restarts, or twice the steps, take off more than 2 points.
     - `large eps does not reach 0`: more than 1 % is left where every image is allowed.
 
-    "Less" is by more than 2 points, and all of this beyond chance: p < 0.025 in the exact test on pairs (McNemar's), the
-    examples being the same. On fewer than 50 right examples such a comparison fails or says nothing.
+    "Less" is by more than 2 points, and all of this beyond chance: p < 0.025 in the exact test on pairs (McNemar's),
+    the examples being the same. On fewer than 50 right examples such a comparison fails or says nothing.
 
     Args:
         target: `Target`.
