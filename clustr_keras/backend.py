@@ -6,6 +6,8 @@ import math
 import keras
 from keras import ops
 
+from clustr_keras.philox import philox_bits
+
 
 def input_gradient(function, inputs, variables):
     """Gradient of the sum of a function's values in its inputs.
@@ -62,29 +64,36 @@ def example_noise(kind, seed, step, examples, shape):
     Returns:
         float32 `[B, *shape]`.
     """
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
+    bits = ops.right_shift(_example_bits(seed, step, examples, shape), 8)
+    # Of bits, since each compiler makes other floats of them.
+    uniform = ops.cast(bits, "float32") * 2.0**-23 - 1.0 + 2.0**-24
+    return math.sqrt(2.0) * ops.erfinv(uniform) if kind == "normal" else uniform
 
-        def of_example(example):
-            key = tf.stack([seed * 2**32 + tf.cast(step, tf.int64), tf.cast(example, tf.int64)])
-            return tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
 
-        # Bits, since XLA makes other floats of them than the executor does.
-        bits = tf.map_fn(of_example, examples, fn_output_signature=tf.uint32, parallel_iterations=16)
-        uniform = tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-23 - 1.0 + 2.0**-24
-        return math.sqrt(2.0) * tf.math.erfinv(uniform) if kind == "normal" else uniform
-    if backend == "jax":
-        import jax
+def _example_bits(seed, step, examples, shape):
+    """uint32 `[B, *shape]`, the same on every backend."""
+    if keras.backend.backend() != "tensorflow":
+        bits = philox_bits(seed, step, examples, math.prod(shape))
+        return ops.reshape(bits, (len(examples), *shape))
+    import tensorflow as tf
 
-        def of_example(example):
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), example)
-            if kind == "normal":
-                return jax.random.normal(key, shape)
-            return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    def of_example(example):
+        key = tf.stack([seed * 2**32 + tf.cast(step, tf.int64), tf.cast(example, tf.int64)])
+        return tf.random.stateless_uniform(shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox")
 
-        return jax.vmap(of_example)(examples)
-    raise NotImplementedError(f"noise by example is known for tensorflow and jax; the backend is {backend}.")
+    return tf.map_fn(of_example, examples, fn_output_signature=tf.uint32, parallel_iterations=16)
+
+
+@contextlib.contextmanager
+def wide_floats():
+    """Where float64 is float64: JAX has float32 in its place unless it is asked, for one operation after the other."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
 
 
 def examples_of_replica(batch_size):
@@ -97,6 +106,34 @@ def examples_of_replica(batch_size):
         if context is not None and context.num_replicas_in_sync > 1:
             first = context.replica_id_in_sync_group * batch_size
     return ops.cast(first + ops.arange(batch_size), "int32")
+
+
+def require_tensorflow(purpose):
+    """Refuses another backend where TensorFlow is the point.
+
+    Raises:
+        ValueError: If Keras runs on another one.
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"{purpose} needs Keras on TensorFlow; it runs on {backend}. Save the model and load it in a process with "
+            "KERAS_BACKEND=tensorflow: it is the same model there."
+        )
+
+
+def require_one_process(purpose):
+    """Refuses what needs whole arrays where each process holds a share of them.
+
+    Raises:
+        ValueError: If `keras.distribution` spreads the model over several processes.
+    """
+    processes = getattr(keras.distribution.distribution(), "num_processes", 1)
+    if processes > 1:
+        raise ValueError(
+            f"{purpose} needs all examples in one process; the model is distributed over {processes}. Save the model "
+            "in the first process, and load it in one that is not distributed."
+        )
 
 
 def num_replicas():
