@@ -345,8 +345,12 @@ def as_geometry(embeddings, centers):
 
 
 def widest_float():
-    """The widest type of floats that the backend computes in without further ado."""
-    return "float32" if keras.backend.backend() == "jax" else "float64"
+    """The widest type of floats that the backend computes in, here and now: JAX has float64 on request alone."""
+    if keras.backend.backend() != "jax":
+        return "float64"
+    import jax
+
+    return "float64" if jax.config.jax_enable_x64 else "float32"
 
 
 def unit_roundoff(dtype):

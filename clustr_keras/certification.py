@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from clustr_keras import certificates
+from clustr_keras.backend import wide_floats
 from clustr_keras.deployed_head import DeployedHead
 from clustr_keras.lipschitz.arithmetic import is_ieee_float32
 from clustr_keras.lipschitz.spectral import gamma
@@ -69,7 +70,8 @@ class Certifier(keras.Model):
         self.method = method
         self.head = head
         self.centers = ops.convert_to_numpy(head.centers)
-        self.deployed_head = DeployedHead(self.centers, method)
+        with wide_floats():
+            self.deployed_head = DeployedHead(self.centers, method)
         if method == "soft":
             self.variance = certificates.shared_variance(ops.convert_to_numpy(head.variance))
         self.has_rounding_analysis = bound.rounding_slope is not None and method != "soft" and is_ieee_float32()
@@ -79,6 +81,16 @@ class Certifier(keras.Model):
     def call(self, images):
         """Classifies and certifies."""
         embeddings = self._embed(images)
+        with wide_floats():
+            return self._certified(images, embeddings)
+
+    def deployed_logits(self, images):
+        """Distance logits of the deployed network, `[B, C]`: what an attack must attack."""
+        embeddings = self._embed(images)
+        with wide_floats():
+            return self._logits(embeddings, self.deployed_head.scores(embeddings))
+
+    def _certified(self, images, embeddings):
         scores = self.deployed_head.scores(embeddings)
         logits = self._logits(embeddings, scores)
         nearest_cluster = self.deployed_head.nearest_cluster(scores)
@@ -100,11 +112,6 @@ class Certifier(keras.Model):
             "embeddings": embeddings,
             **self._radii(images, embeddings, scores, class_ids),
         }
-
-    def deployed_logits(self, images):
-        """Distance logits of the deployed network, `[B, C]`: what an attack must attack."""
-        embeddings = self._embed(images)
-        return self._logits(embeddings, self.deployed_head.scores(embeddings))
 
     def _embed(self, images):
         return ops.cast(self.backbone(images, training=False), "float32")

@@ -7,7 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from clustr_keras.backend import examples_of_replica, strategy_scope
+from clustr_keras.backend import examples_of_replica, require_one_process, strategy_scope
 from clustr_keras.certification import METHODS, Certifier, as_arrays
 from clustr_keras.consistency import FreeAdversarialTraining
 from clustr_keras.data.checks import check_images, check_labels
@@ -304,10 +304,13 @@ class ClustrClassifier(keras.Model):
         """Updates the metrics, which are about the logits."""
         if isinstance(y_pred, dict):
             y, y_pred = class_ids(y), y_pred["logits"]
+        elif not self._objective.acts_on_logits:
+            y = class_ids(y)  # outside of a step, where Keras finds out about shapes
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def embed(self, images, batch_size=256, verbose=0):
         """Computes the embeddings `[B, D]` of images, as a NumPy array."""
+        require_one_process("an array of embeddings")
         return self.backbone.predict(images, batch_size=batch_size, verbose=verbose)
 
     def certify(self, images, method=None, batch_size=256, verbose=0):
@@ -351,6 +354,7 @@ class ClustrClassifier(keras.Model):
 
     def certifier(self, method=None):
         """The deployed form of this model, a `Certifier` on condensed weights; made afresh when weights changed."""
+        require_one_process("a certificate")
         if method is None:
             method = "exact" if 1 < self.clusters_per_class <= 4 else "union"
         if method not in METHODS:
@@ -471,6 +475,8 @@ class ClustrClassifier(keras.Model):
             x, y, whole = *_first_batch(x), False
         check_images(x, self.backbone.input_shape[1:])
         check_labels(y, self.num_classes, len(x))
+        if keras.distribution.distribution() is not None:
+            return  # what one process has is a share of a batch, and no batch by itself
         embeddings = self.embed(x[:32])
         if not np.isfinite(embeddings).all():
             share = np.mean(~np.isfinite(embeddings).all(axis=-1))

@@ -1,9 +1,11 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from clustr_keras import ClusterHead, center_geometry, lipschitz
+from clustr_keras import ClusterHead, center_geometry, certification, lipschitz
 from clustr_keras.certificates import nearest_radius, union_radius
 from clustr_keras.certification import Certifier
 
@@ -221,6 +223,32 @@ def test_reduced_arithmetic_certifies_nothing(variable, monkeypatch):
     assert "certified_radius" not in answers(certifier_with(), images())
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="about JAX")
+def test_jax_told_to_be_fast_rather_than_exact_certifies_nothing(monkeypatch):
+    jax = pytest.importorskip("jax")
+    with jax.default_matmul_precision("BF16_BF16_F32"):
+        assert "certified_radius" not in answers(certifier_with(), images())
+    with jax.default_matmul_precision("highest"):
+        assert "certified_radius" in answers(certifier_with(), images())
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    assert "certified_radius" in answers(certifier_with(), images())
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to= --xla_cpu_enable_fast_math")
+    assert "certified_radius" not in answers(certifier_with(), images())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="TensorFlow has float64 everywhere")
+@pytest.mark.parametrize("method", ["nearest", "union", "exact"])
+def test_where_float32_is_all_there_is_radii_are_smaller_and_no_larger(method, monkeypatch):
+    x = images()
+    wide = answers(certifier_with(method=method), x)
+    monkeypatch.setattr(certification, "wide_floats", contextlib.nullcontext)
+    narrow = answers(certifier_with(method=method), x)
+    assert (narrow["certified_radius"] <= wide["certified_radius"]).all()
+    assert_allclose(narrow["certified_radius"], wide["certified_radius"], atol=1e-3)
+    assert (narrow["certified_radius"] > 0).mean() > 0.5
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow")
 def test_automatic_mixed_precision_certifies_nothing():
     tf = pytest.importorskip("tensorflow")
     tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from clustr_keras import center_geometry, certificates, deployed_head
+from clustr_keras.backend import wide_floats
 from clustr_keras.deployed_head import DeployedHead
 
 RADII = {
@@ -14,6 +15,13 @@ RADII = {
     "union": certificates.union_radius,
     "exact": certificates.exact_radius,
 }
+
+
+@pytest.fixture(autouse=True)
+def _wide():
+    """What is compared in float64 has it on every backend."""
+    with wide_floats():
+        yield
 
 
 @st.composite

@@ -61,7 +61,7 @@ class BlockedConv2D(keras.layers.Layer):
 
     def _copied(self, name, weight):
         copy = self.add_weight(name=name, shape=weight.shape, initializer="zeros", trainable=False)
-        copy.assign(weight)
+        copy.assign(ops.copy(weight))
         return copy
 
     def call(self, inputs):

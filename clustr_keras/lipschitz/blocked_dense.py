@@ -50,11 +50,11 @@ class BlockedDense(keras.layers.Layer):
         self.cuts = list(range(self.block, length, self.block))
         self.activation = dense.activation
         self.kernel = self.add_weight(name="kernel", shape=dense.kernel.shape, initializer="zeros", trainable=False)
-        self.kernel.assign(dense.kernel)
+        self.kernel.assign(ops.copy(dense.kernel))
         self.bias = None
         if dense.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", trainable=False)
-            self.bias.assign(dense.bias)
+            self.bias.assign(ops.copy(dense.bias))
         self.built = True
 
     def call(self, inputs):

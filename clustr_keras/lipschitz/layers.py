@@ -122,7 +122,7 @@ class OrthogonalDense(keras.layers.Layer):
         dense.build((None, self.raw_kernel.shape[0]))
         dense.kernel.assign(self.kernel)
         if self.bias is not None:
-            dense.bias.assign(self.bias)
+            dense.bias.assign(ops.copy(self.bias))
         return dense
 
     def get_config(self):
@@ -245,6 +245,9 @@ def _defect_after(gram):
 def _with_entries_up_to_one(w):
     """`w` over its largest entry, its Gram matrix and its defect."""
     largest = ops.max(ops.abs(w))
+    # XLA multiplies by the inverse, which float32 has no normal number for where entries are huge.
+    size = ops.where(largest > 1.0, 2.0**-64, 1.0)
+    w, largest = size * w, size * largest
     w = w / ops.where(largest > 0.0, largest, 1.0)
     gram = _gram(w)
     return w, gram, _defect(gram)

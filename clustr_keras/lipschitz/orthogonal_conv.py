@@ -150,7 +150,7 @@ class OrthogonalConv2D(keras.layers.Layer):
         convolution.build((None, None, None, self.channels))
         convolution.kernel.assign(self.kernel)
         if self.bias is not None:
-            convolution.bias.assign(self.bias)
+            convolution.bias.assign(ops.copy(self.bias))
         return convolution
 
     def get_config(self):

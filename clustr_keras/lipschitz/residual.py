@@ -103,7 +103,7 @@ class LipschitzResidual(_Dense, keras.layers.Layer):
         layer = self._condensed_layer()
         layer.build(tuple(self.get_build_config()["input_shape"]))
         layer.kernel.assign(self.kernel)
-        layer.bias.assign(self.bias)
+        layer.bias.assign(ops.copy(self.bias))
         return layer
 
     def _inner_products(self, w):
