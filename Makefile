@@ -8,13 +8,18 @@ PYTEST_ARGS ?= -n 2
 # Those that need no data set; the others say how they are run.
 BENCHMARKS := certificate_cost rounding_slack certified_step lipschitz_bound lipschitz_models training_step
 
-.PHONY: demo test test-lowest test-beam lint format bench docs constraints constraints-docs constraints-beam clean
+.PHONY: demo test test-jax test-lowest test-beam lint format bench docs constraints constraints-docs constraints-beam clean
 
 demo: $(READY)
 	$(BIN)/clustr demo
 
 test: $(READY)
 	$(BIN)/pytest $(PYTEST_ARGS)
+	KERAS_BACKEND=jax $(BIN)/pytest --quick $(PYTEST_ARGS)
+
+# All of the core's tests on JAX, for which make test has time for a selection alone.
+test-jax: $(READY)
+	KERAS_BACKEND=jax $(BIN)/pytest $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ NameOption = Annotated[str, typer.Option("--name", help="Name of the served mode
 @app.callback()
 def start(context: typer.Context):
     """Classifiers that prove how far an input may move before the answer changes."""
-    if context.invoked_subcommand is None or "--help" in sys.argv:
+    if context.invoked_subcommand is None or "--help" in sys.argv or importlib.util.find_spec("tensorflow") is None:
         return
     # TensorFlow's start-up notes are for its developers.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -31,7 +31,8 @@ def test_every_command_shown_exists():
 
 
 @pytest.mark.parametrize(
-    "target", ["demo", "test", "lint", "format", "bench", "clean", "test-lowest", "test-beam", "constraints"]
+    "target",
+    ["demo", "test", "test-jax", "test-beam", "lint", "format", "bench", "docs", "clean", "test-lowest", "constraints"],
 )
 def test_every_make_target_exists(target):
     makefile = README.with_name("Makefile").read_text()

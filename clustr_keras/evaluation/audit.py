@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from clustr_keras.attacks import BisectorAttack, CarliniWagner, OnSubset, ProjectedGradientDescent
 from clustr_keras.attacks.arguments import distances
+from clustr_keras.backend import require_tensorflow
 from clustr_keras.data.checks import check_images
 
 
@@ -105,6 +106,7 @@ def audit(model, data, attacks=None, batch_size=256, subset=64, seed=0, progress
     >>> len(audit(model, x_test).violations)
     0
     """
+    require_tensorflow("an audit")
     images = as_images(model, data)
     certificate = model.certify(images)
     if certificate.certified_radius is None:

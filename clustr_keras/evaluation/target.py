@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clustr_keras.backend import require_tensorflow
 from clustr_keras.certification import Certifier
 from clustr_keras.classifier import Certificate, ClustrClassifier
 from clustr_keras.lipschitz import UnknownBoundError, fingerprint
@@ -81,7 +82,8 @@ def as_target(model, scores=None):
         A `Target`.
 
     Raises:
-        ValueError: If the model is no classifier of images, or `scores` does not go with it.
+        ValueError: If the model is no classifier of images, `scores` does not go with it, or Keras does not run on
+            TensorFlow.
 
     Example:
 
@@ -89,6 +91,8 @@ def as_target(model, scores=None):
     """
     if isinstance(model, Target):
         return model
+    if isinstance(model, keras.Model):
+        require_tensorflow("an attack on a Keras model")
     if isinstance(model, ClustrClassifier):
         return _of_clustr(model, scores or "distance")
     if scores is not None:

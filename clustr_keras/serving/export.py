@@ -11,6 +11,7 @@ import tempfile
 import keras
 import numpy as np
 
+from clustr_keras.backend import require_tensorflow
 from clustr_keras.data.checks import check_images
 from clustr_keras.lipschitz import UnknownBoundError, condense
 from clustr_keras.serving.signatures import Signatures, example_inputs
@@ -56,14 +57,15 @@ def export_model(
         `pathlib.Path` of the version folder.
 
     Raises:
-        ValueError: If the model has no certified radius, its input size is not fixed, the version is there already, or
-            the export does not answer as the live model does.
+        ValueError: If Keras does not run on TensorFlow, the model has no certified radius, its input size is not fixed,
+            the version is there already, or the export does not answer as the live model does.
 
     Example:
 
     >>> export_model(model, "serving/clustr", facts={"data_set": "digits"})
     PosixPath('serving/clustr/1')
     """
+    require_tensorflow("an export")
     directory = pathlib.Path(directory)
     image_shape = model.backbone.input_shape[1:]
     if None in image_shape or len(image_shape) != 3:

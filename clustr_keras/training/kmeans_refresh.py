@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
+from clustr_keras.backend import require_one_process
 from clustr_keras.data.checks import check_labels, checked_integer
 from clustr_keras.data.pixels import as_floats
 from clustr_keras.progress import progress_bar
@@ -192,6 +193,7 @@ def refresh(
     >>> refresh(model, x_train, y_train).variance
     """
     _check_model(model)
+    require_one_process("k-means")
     head = model.head
     check_labels(labels, head.num_classes, len(images))
     labels = np.reshape(labels, -1).astype("int64")

@@ -3,9 +3,11 @@ import types
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax, logsumexp, softmax
+from support.gradients import keep
+from support.gradients import value_and_gradients as of_sum
 
 from clustr_keras import ClusterHead
 from clustr_keras.backend import example_noise
@@ -40,7 +42,7 @@ class Watched:
 
     def __call__(self, images, training):
         assert training is True
-        self.seen.append(np.array(images))
+        keep(self.seen, images)
         return self.backbone(images, training=training)
 
 
@@ -53,7 +55,7 @@ def images():
 
 def start_of(images, seed=0):
     """What an attack begins with, in float64."""
-    noise = example_noise("uniform", seed, tf.constant(STEP), tf.range(len(images)), images.shape[1:])
+    noise = example_noise("uniform", seed, ops.convert_to_tensor(STEP), ops.arange(len(images)), images.shape[1:])
     return np.clip(images + EPS * np.asarray(noise, "float64"), 0.0, 1.0)
 
 
@@ -104,14 +106,16 @@ def twins_by_hand(kind, model, images, step_size=1.25 * EPS):
 
 
 def value_and_gradients(term, model, images):
-    """The mean of the term, and its gradients in the kernel and the centers."""
-    weights = [model.kernel.value, model.head.centers.value]
-    with tf.GradientTape() as tape:
-        embeddings = model.backbone(tf.constant(images), training=True)
-        values = term(model, tf.constant(images), embeddings, tf.constant(STEP))
-        value = tf.reduce_mean(values)
-    gradients = tape.gradient(value, weights, unconnected_gradients="zero")
-    return values.numpy(), [gradient.numpy() for gradient in gradients]
+    """The values of the term, and the gradients of their mean in the kernel and the centers."""
+    images = ops.convert_to_tensor(images)
+
+    def weighted():
+        embeddings = model.backbone(images, training=True)
+        return term(model, images, embeddings, ops.convert_to_tensor(STEP)) / len(images)
+
+    moving = [variable for variable in model.backbone.variables if "moving" in variable.path]
+    values, found = of_sum(weighted, model.kernel, model.head.centers, updated=moving)
+    return len(images) * values, found
 
 
 @pytest.mark.parametrize("kind", ["log", "logits", "paper"])

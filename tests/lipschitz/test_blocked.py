@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from numpy.testing import assert_allclose
 
 from clustr_keras import lipschitz
@@ -65,7 +64,7 @@ def test_convolutions_of_other_kinds_stay_as_they_are():
     copied = blocked(keras.Model(open_size, x))
     assert [type(layer).__name__ for layer in copied.layers[1:]] == ["BlockedConv2D", "BlockedConv2D"]
     images = np.random.default_rng(0).uniform(size=(2, 6, 10, 4)).astype("float32")
-    assert_allclose(tf.function(copied)(images), keras.Model(open_size, x)(images), atol=1e-5)
+    assert_allclose(copied.predict(images, verbose=0), keras.Model(open_size, x)(images), atol=1e-5)
     assert lipschitz.bound(copied).rounding_slope is None
 
 

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from support.gradients import jacobian
 
 from clustr_keras import lipschitz
 from clustr_keras.backbones import lipschitz_mlp
@@ -37,18 +38,15 @@ def test_a_chain_is_the_product_of_its_layers():
 
 
 def test_the_bound_is_above_every_jacobian_and_every_slope():
-    tf = pytest.importorskip("tensorflow")
     rng = np.random.default_rng(0)
     for seed in range(10):
         keras.utils.set_random_seed(seed)
         model = chain(dense(12, activation="relu"), MaxMin(), dense(10, activation="tanh"), OrthogonalDense(6))
         bound = lipschitz.bound(model).value
-        x = tf.constant(rng.normal(size=(20, 8)), tf.float32)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            z = model(x)
-        jacobians = tape.batch_jacobian(z, x).numpy().astype("float64")
-        assert np.linalg.norm(jacobians, 2, axis=(1, 2)).max() <= bound
+        x = rng.normal(size=(20, 8)).astype("float32")
+        z = model(x)
+        for row in x[:3]:
+            assert np.linalg.norm(jacobian(model, row[None]), 2) <= bound
         slopes = np.linalg.norm(np.diff(z, axis=0), axis=-1) / np.linalg.norm(np.diff(x, axis=0), axis=-1)
         assert slopes.max() <= bound
 
