@@ -78,6 +78,20 @@ def jacobian(function, x):
     return np.reshape(of_function, (-1, size)).astype("float64")
 
 
+def jacobian_at(layer, x):
+    """The same of a layer at one example, which it treats by itself: from one backward pass over copies of it."""
+    if keras.backend.backend() != "tensorflow":
+        return jacobian(layer, x[None])
+    import tensorflow as tf
+
+    size = int(np.prod(layer(x[None]).shape))
+    copies = tf.constant(np.repeat(x[None], size, axis=0))
+    with tf.GradientTape() as tape:
+        tape.watch(copies)
+        picked = tf.linalg.diag_part(tf.reshape(layer(copies), (size, size)))
+    return np.reshape(tape.gradient(picked, copies), (size, -1)).astype("float64")
+
+
 def keep(seen, tensor):
     """Appends the value of a tensor to a list, under a gradient as well."""
     if keras.backend.backend() == "jax":
