@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 import uuid
 from typing import Annotated
 
@@ -35,8 +36,12 @@ NameOption = Annotated[str, typer.Option("--name", help="Name of the served mode
 
 
 @app.callback()
-def start(context: typer.Context):
+def start(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+):
     """Classifiers that prove how far an input may move before the answer changes."""
+    del debug  # `main` looks for it: it is needed where an error comes from outside of a command too
     if context.invoked_subcommand is None or "--help" in sys.argv or importlib.util.find_spec("tensorflow") is None:
         return
     # TensorFlow's start-up notes are for its developers.
@@ -456,11 +461,16 @@ def load_test(
 
 
 def main():
-    """Runs the command line: an error is one line, and exit status 2."""
+    """Runs the command line: an error is one line, and exit status 2, with `--debug` its traceback as well."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError, ServingError) as error:
-        print(f"clustr: {error}", file=sys.stderr)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        expected = isinstance(error, ValueError | OSError | RuntimeError | ServingError)
+        message = str(error) if expected else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        hint = "" if expected or "--debug" in sys.argv else " (clustr --debug ... shows where)"
+        print(f"clustr: {message}{hint}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -226,6 +226,20 @@ def test_evaluate_of_saturating_scores_exits_with_1(trained, digits, clustr_here
     assert not json.loads((trained / "masked" / "results.json").read_text())["passed"]
 
 
+def test_an_error_that_nobody_expected_is_one_line_too(trained, clustr_here, monkeypatch):
+    def fail(*arguments):
+        raise TypeError("layers of a kind\nthat is not known")
+
+    monkeypatch.setattr(cli, "_load_any", fail)
+    code, out, err = clustr_here("evaluate", "--model", "model.keras", cwd=trained)
+    assert (code, out) == (2, "")
+    assert err == "clustr: TypeError: layers of a kind that is not known (clustr --debug ... shows where)\n"
+    code, _, err = clustr_here("--debug", "evaluate", "--model", "model.keras", cwd=trained)
+    assert code == 2
+    assert "Traceback" in err
+    assert err.endswith("clustr: TypeError: layers of a kind that is not known\n")
+
+
 def test_errors_are_one_line_and_exit_status_2(trained, clustr_here):
     (trained / "other.keras").write_text("not a model")
     for arguments, message in (
@@ -238,6 +252,10 @@ def test_errors_are_one_line_and_exit_status_2(trained, clustr_here):
         (("audit", "--model", "other.keras"), "other.keras"),
         (("evaluate", "--model", "model.keras", "--threat-model", "l_3:1"), "norm must be 'l_inf' or 'l_2'"),
         (("evaluate", "--model", "model.keras", "--attack", "magic"), "there is no attack magic"),
+        (
+            ("evaluate", "--model", "model.keras", "--threat-model", "l_inf:0.1", "--attack", "carlini-wagner"),
+            "nothing would be",
+        ),
         (("evaluate", "--model", "serving"), "no SavedModel at"),
         (("query", "--target", "http://127.0.0.1:1"), "UNAVAILABLE"),
         (("serve", "serving", "--label", "stable"), "such as stable=1"),
