@@ -1,4 +1,4 @@
-"""What Keras has no neutral call for: gradients of inputs, noise by example, and where a replica stands."""
+"""What Keras has no neutral call for: gradients of inputs, noise by example, and a batch that replicas share."""
 
 import contextlib
 import math
@@ -96,15 +96,26 @@ def wide_floats():
         yield
 
 
-def examples_of_replica(batch_size):
-    """Numbers in the global batch of this replica's examples, ints `[B]`, for equal shares."""
-    first = 0
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+def of_all_replicas(rows):
+    """Rows of all replicas in the order of the global batch, `[sum of B, ...]`, from those of this one, `[B, ...]`.
 
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            first = context.replica_id_in_sync_group * batch_size
+    Shares need not be equal. The gradient of a row is the sum over what all replicas make of it. `None` stays `None`.
+    """
+    context = _replica_context()
+    if rows is None or context is None:
+        return rows
+    gathered = context.all_gather(rows, axis=0)
+    gathered.set_shape([None, *rows.shape[1:]])
+    return gathered
+
+
+def examples_of_replica(batch_size):
+    """Numbers in the global batch of this replica's examples, ints `[B]`."""
+    first = 0
+    context = _replica_context()
+    if context is not None:
+        sizes = context.all_gather(ops.reshape(batch_size, (1,)), axis=0)
+        first = ops.sum(sizes[: context.replica_id_in_sync_group])
     return ops.cast(first + ops.arange(batch_size), "int32")
 
 
@@ -136,6 +147,25 @@ def require_one_process(purpose):
         )
 
 
+@contextlib.contextmanager
+def synchronized_normalization(model):
+    """Lets batch normalization take its statistics over all replicas, as long as the context lasts.
+
+    Not for good: what Keras saves would say so, and load with TensorFlow alone.
+    """
+    with strategy_scope(model):
+        layers = model._flatten_layers() if num_replicas() > 1 else []
+    normalizations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    local = [layer for layer in normalizations if not layer.synchronized]
+    for layer in local:
+        layer.synchronized = True
+    try:
+        yield
+    finally:
+        for layer in local:
+            layer.synchronized = False
+
+
 def num_replicas():
     """Number of replicas that a step runs on."""
     if keras.backend.backend() != "tensorflow":
@@ -145,7 +175,23 @@ def num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def can_share(rows):
+    """Whether every replica gets an example of a batch. TensorFlow's convolutions go wrong on a CPU without one."""
+    count = num_replicas()
+    # As TensorFlow deals them out: ceil(rows / count) to each replica, while there are any.
+    return -(-rows // count) * (count - 1) <= max(rows - 1, 0)
+
+
 def strategy_scope(model):
     """The scope of the distribution strategy that a model was made under."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def _replica_context():
+    """Where several replicas run, that of the one this code runs for; `None` anywhere else."""
+    if num_replicas() == 1:
+        return None
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context()

@@ -7,9 +7,17 @@ import dataclasses
 import keras
 import numpy as np
 
-from clustr_keras.backend import examples_of_replica, require_one_process, strategy_scope
+from clustr_keras.backend import (
+    can_share,
+    num_replicas,
+    of_all_replicas,
+    require_one_process,
+    strategy_scope,
+    synchronized_normalization,
+)
 from clustr_keras.certification import METHODS, Certifier, as_arrays
 from clustr_keras.consistency import FreeAdversarialTraining
+from clustr_keras.data.batches import ImageBatches
 from clustr_keras.data.checks import check_images, check_labels
 from clustr_keras.heads import ClusterHead
 from clustr_keras.lipschitz import (
@@ -217,15 +225,25 @@ class ClustrClassifier(keras.Model):
         Arrays are checked whole; of any other data set its first batch is. The batches of a `PyDataset` are taken in
         their own order unless `shuffle=True` is given.
 
+        A model made under a `tf.distribute.MirroredStrategy` trains as on one device: losses are those of the whole
+        batch, and batch normalization takes its statistics over all of it. Devices take equal shares of a batch; only
+        a smaller one at the end of an epoch need not divide, but leave none of them without an example.
+
         Raises:
             ValueError: Before training, if the data is empty, an image leaves [0, 1] or has another shape than the
-                backbone's input, a label leaves `0..C-1`, or an embedding is not finite.
+                backbone's input, a label leaves `0..C-1`, an embedding is not finite, or devices cannot share the
+                batches.
         """
         if self._objective.has_batch_clusters and hasattr(x, "add_losses"):
             if kwargs.get("class_weight") is not None:
                 raise ValueError("MagnetBatches carry weights of their own; class_weight has no effect on them.")
             self._make_example_losses(x.batch_size)
-        self._check_data(x, y)
+        rows = self._check_data(x, y)
+        if _is_array(x):
+            batch_size = (args[0] if args else kwargs.get("batch_size")) or 32
+            self._check_shares(min(rows, batch_size), rows % batch_size)
+        else:
+            self._check_shares(rows, len(x.split) % x.batch_size if _has_small_last_batch(x) else 0)
         if isinstance(validation_data, tuple):
             self._check_data(*validation_data[:2])
         if isinstance(x, keras.utils.PyDataset):
@@ -235,7 +253,8 @@ class ClustrClassifier(keras.Model):
         self._build_optimizer()
         self._is_fitting = True
         try:
-            return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+            with synchronized_normalization(self):
+                return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
         finally:
             self._is_fitting = False
 
@@ -253,7 +272,8 @@ class ClustrClassifier(keras.Model):
         if self._proof is not None:
             self._forget_bound()
         self._build_optimizer()
-        return super().train_on_batch(*args, **kwargs)
+        with synchronized_normalization(self):
+            return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args, **kwargs):
         """Evaluates as `keras.Model.test_on_batch` does, on radii of a freshly proved bound."""
@@ -282,20 +302,16 @@ class ClustrClassifier(keras.Model):
         objective = self._objective
         if not isinstance(y_pred, dict):
             if objective.acts_on_logits and not (training and objective.needs_embeddings):
-                return super().compute_loss(x, y, y_pred, sample_weight, training)
+                return self._loss_of_logits(x, y, y_pred, sample_weight, training)
             # Outside of a step, where Keras finds out about shapes for example.
             y_pred = {"logits": y_pred, "embeddings": self.backbone(x, training=training)}
-        embeddings = y_pred["embeddings"]
         if objective.acts_on_logits:
-            loss = super().compute_loss(x, class_ids(y), y_pred["logits"], sample_weight, training)
+            loss = self._loss_of_logits(x, class_ids(y), y_pred["logits"], sample_weight, training)
         else:
-            loss = objective.loss_value(self.head, y, embeddings, sample_weight)
-            loss = sum(map(self._aggregate_additional_loss, self.losses), loss)
+            loss = self._loss_of_embeddings(y, y_pred["embeddings"], sample_weight, training)
         if training:
-            loss = loss + objective.terms(self, x, y, embeddings, sample_weight, self.training_step)
+            loss = loss + objective.terms(self, x, y, y_pred["embeddings"], sample_weight, self.training_step)
             self.training_step.assign_add(1)
-            if self.example_losses is not None and objective.has_batch_clusters and is_class_and_cluster(y):
-                self._record_example_losses(objective.loss.call(y, embeddings))
         if self._free is not None:
             _loss_of_step.set(loss)
         return loss
@@ -427,20 +443,32 @@ class ClustrClassifier(keras.Model):
         finally:
             _in_step.reset(token)
 
+    def _loss_of_logits(self, x, y, logits, sample_weight, training):
+        """Keras' loss of the whole batch: shares of a batch need not be equal, and their means are not its mean."""
+        if not self._objective.is_sum:
+            y, logits, sample_weight = map(of_all_replicas, (y, logits, sample_weight))
+        return super().compute_loss(x, y, logits, sample_weight, training)
+
+    def _loss_of_embeddings(self, y, embeddings, sample_weight, training):
+        """The loss of the whole batch, whose examples may depend on each other."""
+        objective = self._objective
+        y, embeddings, sample_weight = map(of_all_replicas, (y, embeddings, sample_weight))
+        loss = objective.loss_value(self.head, y, embeddings, sample_weight)
+        if training and self.example_losses is not None and objective.has_batch_clusters and is_class_and_cluster(y):
+            self.example_losses.assign(keras.ops.stop_gradient(objective.loss.call(y, embeddings)))
+        return sum(map(self._aggregate_additional_loss, self.losses), loss)
+
     def _make_example_losses(self, batch_size):
         """The variable that the magnet losses of a batch are left in, for the sampler."""
         if self.example_losses is None or self.example_losses.shape != (batch_size,):
             with strategy_scope(self):
                 self.example_losses = keras.Variable(
-                    keras.ops.zeros((batch_size,)), trainable=False, name="example_losses", aggregation="sum"
+                    keras.ops.zeros((batch_size,)),
+                    trainable=False,
+                    name="example_losses",
+                    aggregation="only_first_replica",
                 )
             self.make_train_function(force=True)
-
-    def _record_example_losses(self, losses):
-        """Each replica writes its own; the sum over replicas is the whole batch."""
-        examples = examples_of_replica(keras.ops.shape(losses)[0])
-        losses = keras.ops.stop_gradient(losses)
-        self.example_losses.assign(keras.ops.scatter(examples[:, None], losses, self.example_losses.shape))
 
     def _forget_bound(self):
         """Before training: L is 1 for a backbone that stays 1-Lipschitz, and unknown for any other."""
@@ -459,15 +487,15 @@ class ClustrClassifier(keras.Model):
         """Makes the optimizer's variables: made within a step of TensorFlow's, they would have it traced twice."""
         if not self.compiled or self.optimizer.built:
             return
-        strategy = getattr(self, "distribute_strategy", None)  # there is one on TensorFlow only
-        with contextlib.nullcontext() if strategy is None else strategy.scope():
+        with strategy_scope(self):
             self.optimizer.build(self.trainable_variables)
 
     def _check_data(self, x, y):
+        """Checks what there is to see before training; returns the number of examples looked at."""
         if hasattr(x, "example_batch"):
             # Batches of clusters, which have checked their labels; there are none to draw before training begins.
             x, y = x.example_batch()[0], np.zeros(x.batch_size, "int64")
-        if isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x):
+        if _is_array(x):
             x, whole = np.asarray(x), True
             if y is None:
                 raise ValueError("labels are missing: pass y, class ids [B].")
@@ -476,14 +504,39 @@ class ClustrClassifier(keras.Model):
         check_images(x, self.backbone.input_shape[1:])
         check_labels(y, self.num_classes, len(x))
         if keras.distribution.distribution() is not None:
-            return  # what one process has is a share of a batch, and no batch by itself
-        embeddings = self.embed(x[:32])
+            return len(x)  # what one process has is a share of a batch, and no batch by itself
+        # Not with predict, which would share these few among devices.
+        embeddings = keras.ops.convert_to_numpy(self.backbone(x[:32], training=False))
         if not np.isfinite(embeddings).all():
             share = np.mean(~np.isfinite(embeddings).all(axis=-1))
             raise ValueError(
                 f"{share:.0%} of the embeddings of the first images are not finite before training; expected numbers. "
                 f"Check the weights of the backbone {self.backbone.name!r}{'' if whole else ' and the data set'}."
             )
+        return len(x)
+
+    def _check_shares(self, rows, last):
+        """Keras builds a model for replicas from the mean of their first shares, which then must have one shape."""
+        with strategy_scope(self):
+            count = num_replicas()
+            if not can_share(last):
+                raise ValueError(
+                    f"the last batch of an epoch, with {last} examples, leaves some of {count} devices without any. "
+                    "Choose another batch size, or ImageBatches with drop_remainder=True."
+                )
+        if rows % count:
+            raise ValueError(
+                f"{count} devices take equal shares of a batch; got a first batch of {rows} examples. "
+                f"Choose a batch size that is a multiple of {count}, or another number of devices."
+            )
+
+
+def _is_array(x):
+    return isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x)
+
+
+def _has_small_last_batch(x):
+    return isinstance(x, ImageBatches) and not x.drop_remainder
 
 
 def _first_batch(dataset):

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from clustr_keras.backend import num_replicas, of_all_replicas
 from clustr_keras.consistency import ConsistencyTerm
 from clustr_keras.losses import CenterMagnetLoss, MagnetLoss
 
@@ -41,17 +42,30 @@ class Objective:
         """Whether the loss is the magnet loss on batches of clusters."""
         return isinstance(self.loss, MagnetLoss)
 
+    @property
+    def is_sum(self):
+        """Whether the loss adds up over replicas. Keras divides any other by their number, as their means need it."""
+        return getattr(self.loss, "reduction", None) == "sum"
+
     def loss_value(self, head, y, embeddings, sample_weight):
-        """The loss where it does not act on logits; the center-based magnet loss for labels without clusters."""
+        """The loss where it does not act on logits; the center-based magnet loss for labels without clusters.
+
+        From the whole batch, and a replica's share of it: what all replicas return adds up to the loss.
+        """
         loss = self.loss
         if self.has_batch_clusters and not is_class_and_cluster(y):
             loss = CenterMagnetLoss(loss.alpha)
         if loss.acts_on == "embeddings":
-            return loss(y, embeddings, sample_weight)
-        return loss(class_ids(y), head.squared_distances(embeddings), sample_weight)
+            value = loss(y, embeddings, sample_weight)
+        else:
+            value = loss(class_ids(y), head.squared_distances(embeddings), sample_weight)
+        return value / num_replicas() if self.is_sum else value
 
     def terms(self, model, images, y, embeddings, sample_weight, step):
-        """The terms beside the loss, a scalar: 0 where there are none."""
+        """The terms beside the loss, a scalar: 0 where there are none.
+
+        From a replica's own examples, and its share of the mean over all.
+        """
         values = []
         if self.consistency is not None:
             values.append(self.consistency(model, images, embeddings, step))
@@ -63,7 +77,8 @@ class Objective:
             values.append(self.xent_lambda * of_examples)
         if not values:
             return 0.0
-        return _MeanOfExamples()(y, sum(values), sample_weight)
+        values = of_all_replicas(sum(values))
+        return _MeanOfExamples()(values, values, of_all_replicas(sample_weight))
 
 
 class _MeanOfExamples(keras.losses.Loss):

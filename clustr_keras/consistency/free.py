@@ -5,7 +5,7 @@ import numbers
 import keras
 from keras import ops
 
-from clustr_keras.backend import num_replicas
+from clustr_keras.backend import examples_of_replica, of_all_replicas
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -44,14 +44,12 @@ class FreeAdversarialTraining:
                 "free adversarial training needs the TensorFlow backend: only its tape gives both gradients of a step. "
                 "Train with QTRADES, or set KERAS_BACKEND=tensorflow."
             )
-        # Each replica has its own examples, and so its own delta.
         self.delta = keras.Variable(
             ops.zeros((self.batch_size, *image_shape)),
             trainable=False,
             dtype="float32",
             name="delta",
-            aggregation="mean",
-            synchronization="on_read" if num_replicas() > 1 else "auto",
+            aggregation="only_first_replica",
         )
 
     def train_step(self, images, step, loss):
@@ -74,8 +72,9 @@ class FreeAdversarialTraining:
                 f"FreeAdversarialTraining(batch_size={self.batch_size}) got a batch of {count} examples, more than it "
                 f"has perturbations for. Pass batch_size={count}."
             )
+        places = examples_of_replica(count)
         for _ in range(self.replays):
-            delta = self.delta[:count]
+            delta = ops.take(self.delta, places, axis=0)
             perturbed = ops.clip(images + delta, 0.0, 1.0)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(perturbed)
@@ -83,8 +82,8 @@ class FreeAdversarialTraining:
                 value = loss()
             direction = ops.sign(tape.gradient(value, perturbed))
             direction = ops.where(ops.isfinite(direction), direction, 0.0)
-            moved = ops.clip(delta + self.eps * direction, -self.eps, self.eps)
-            self.delta.assign(ops.concatenate([moved, self.delta[count:]], axis=0))
+            moved = of_all_replicas(ops.clip(delta + self.eps * direction, -self.eps, self.eps))
+            self.delta.assign(ops.concatenate([moved, self.delta[ops.shape(moved)[0] :]], axis=0))
         return logs
 
     def get_config(self):

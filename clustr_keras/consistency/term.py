@@ -5,7 +5,7 @@ import numbers
 import keras
 from keras import ops
 
-from clustr_keras.backend import example_noise, examples_of_replica, input_gradient
+from clustr_keras.backend import example_noise, examples_of_replica, input_gradient, of_all_replicas
 
 # The largest entry of an attack's gradient on its way into the backbone: the middle of what float16 can hold.
 _GRADIENT_SIZE = 256.0
@@ -20,7 +20,9 @@ def _rescale_gradient(values):
 
     def gradient(*arguments, upstream=None):
         upstream = arguments[0] if upstream is None else upstream
-        return upstream * (_GRADIENT_SIZE / ops.maximum(ops.max(ops.abs(upstream)), 1e-30))
+        # One number for all replicas too: batch normalization mixes their gradients.
+        largest = ops.max(of_all_replicas(ops.max(ops.abs(upstream), keepdims=True)))
+        return upstream * (_GRADIENT_SIZE / ops.maximum(largest, 1e-30))
 
     return values, gradient
 
