@@ -94,6 +94,9 @@ def train(
     ] = None,
     csv_log: Annotated[pathlib.Path | None, typer.Option(help="CSV file, a row for each epoch.")] = None,
     tensorboard: Annotated[pathlib.Path | None, typer.Option(help="Folder for TensorBoard.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="all, or how many GPUs (or CPU devices) share each batch; one by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ):
     """Train a classifier and save it as a .keras file."""
@@ -114,6 +117,7 @@ def train(
         csv_log=csv_log,
         tensorboard=tensorboard,
         seed=seed,
+        devices=devices,
     )
 
 

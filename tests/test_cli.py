@@ -42,7 +42,8 @@ def clustr_here(monkeypatch, capfd):
 def trained(tmp_path_factory):
     """A folder in which `clustr train` and `clustr export` have been run."""
     folder = tmp_path_factory.mktemp("cli")
-    code, out, err = clustr("train", "--epochs", 3, "--output", "model.keras", cwd=folder)
+    # With one device, all devices are just that.
+    code, out, err = clustr("train", "--epochs", 3, "--devices", "all", "--output", "model.keras", cwd=folder)
     assert (code, err) == (0, "")
     assert "certified accuracy" in out
     arguments = ("--model", "model.keras", "--output", "serving", "--data", "digits", "--verify")
@@ -247,6 +248,7 @@ def test_errors_are_one_line_and_exit_status_2(trained, clustr_here):
         (("train", "--data", "imagenet", "--data-dir", "."), "there is no data set 'imagenet'"),
         (("train", "--checkpoint", "here"), "--from, --checkpoint and --fast are for the others"),
         (("train", "--output", "model.h5"), r"must be a \.keras file"),
+        (("train", "--devices", "some"), "devices must be all, or a number of at least 1; got 'some'"),
         (("serve", "nowhere"), "nowhere"),
         (("certify", "--model", "other.keras"), "other.keras"),
         (("audit", "--model", "other.keras"), "other.keras"),

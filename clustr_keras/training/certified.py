@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp, lipschitz_resnet
+from clustr_keras.backend import can_share
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split
 from clustr_keras.losses import CertifiedMarginLoss
@@ -147,7 +148,14 @@ def make_certified(image_shape, class_names, recipe):
 
 def fit_certified(model, images, labels, recipe, callbacks=()):
     """Compiles a classifier and trains it on arrays: the second half of `train_certified`, which see."""
-    batches = ImageBatches(Split(images, np.asarray(labels)), recipe.batch_size, recipe.augmentation, seed=recipe.seed)
+    rest = len(images) % recipe.batch_size
+    batches = ImageBatches(
+        Split(images, np.asarray(labels)),
+        recipe.batch_size,
+        recipe.augmentation,
+        seed=recipe.seed,
+        drop_remainder=not can_share(rest),
+    )
     model.compile(
         keras.optimizers.Adam(_schedule(recipe, recipe.epochs * len(batches))),
         CertifiedMarginLoss(recipe.temperature, recipe.margin),

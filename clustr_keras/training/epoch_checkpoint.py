@@ -7,6 +7,8 @@ import pathlib
 import keras
 import numpy as np
 
+from clustr_keras.backend import strategy_scope
+
 _FILE = "checkpoint.npz"
 
 # What Keras' own callbacks count in: ReduceLROnPlateau, EarlyStopping, ModelCheckpoint.
@@ -107,7 +109,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
 
     def _restore_variables(self, model, saved):
         if model.optimizer is not None and not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+            with strategy_scope(model):
+                model.optimizer.build(model.trainable_variables)
         variables = _variables(model)
         shapes = [list(shape) for _, shape in json.loads(str(saved["about"]))["variables"]]
         if shapes != [list(variable.shape) for variable in variables]:

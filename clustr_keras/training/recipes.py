@@ -6,6 +6,7 @@ import pathlib
 import keras
 
 from clustr_keras.backbones import CIFAR10_MEAN, CIFAR10_STD, convnet, resnet18
+from clustr_keras.backend import can_share
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.consistency import QTRADES, TRADES, ConsistencyTerm
 from clustr_keras.data import ImageBatches, default_augmentation
@@ -175,7 +176,10 @@ def make_classifier(dataset, recipe):
 def _batches(dataset, recipe):
     augmentation = default_augmentation(dataset.name)
     if not recipe.magnet:
-        return ImageBatches(dataset.train, recipe.batch_size, augmentation, seed=recipe.seed)
+        rest = len(dataset.train) % recipe.batch_size
+        return ImageBatches(
+            dataset.train, recipe.batch_size, augmentation, seed=recipe.seed, drop_remainder=not can_share(rest)
+        )
     return MagnetBatches(
         dataset.train.images,
         dataset.train.labels,

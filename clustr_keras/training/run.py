@@ -9,6 +9,7 @@ import numpy as np
 from clustr_keras.data import as_floats
 from clustr_keras.progress import EpochProgress, progress_bar, say
 from clustr_keras.training.certified import certified_recipe, train_certified
+from clustr_keras.training.devices import made_again, scope_of, strategy_for
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.recipes import paper_recipe, train
 
@@ -28,6 +29,7 @@ def run_training(
     csv_log=None,
     tensorboard=None,
     seed=0,
+    devices=None,
 ):
     """Trains by a recipe, shows the progress, saves the model and says how good it is.
 
@@ -44,35 +46,33 @@ def run_training(
         csv_log: File for a row of each epoch.
         tensorboard: Folder for TensorBoard.
         seed: Integer.
+        devices: `"all"`, or how many devices share each batch; one by default. See `strategy_for`.
 
     Returns:
         The trained `ClustrClassifier`.
 
     Raises:
-        ValueError: If there is no such recipe, or it does not go with another argument.
+        ValueError: If there is no such recipe, it does not go with another argument, or there are too few devices.
     """
-    if name == "certified":
-        if start is not None or checkpoint is not None or fast:
-            raise ValueError(
-                "the recipe certified trains in one go, at one scale; --from, --checkpoint and --fast are for the "
-                "others."
-            )
-        model = _train_certified(dataset, epochs, margin, seed, _logs(csv_log, tensorboard))
-    else:
-        recipe = paper_recipe(name, dataset.name, eps, seed)
-        recipe = recipe.faster() if fast else recipe
-        recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
-        model = start
-        for stage, part in [(recipe.pretraining, "pretraining"), (recipe, "")]:
-            if stage is None or (part and start is not None):
-                continue
-            folder = checkpoint and checkpoint / part
-            callbacks = _logs(_part_of(csv_log, part), tensorboard and tensorboard / part, folder)
-            with progress_bar(part.capitalize() or "Training", stage.epochs) as report:
-                stage = dataclasses.replace(stage, pretraining=None)
-                model = train(dataset, stage, folder, [*callbacks, EpochProgress(report)], model)
+    strategy = strategy_for(devices)
+    with scope_of(strategy):
+        if name == "certified":
+            if start is not None or checkpoint is not None or fast:
+                raise ValueError(
+                    "the recipe certified trains in one go, at one scale; --from, --checkpoint and --fast are for the "
+                    "others."
+                )
+            model = _train_certified(dataset, epochs, margin, seed, _logs(csv_log, tensorboard))
+        else:
+            recipe = paper_recipe(name, dataset.name, eps, seed)
+            recipe = recipe.faster() if fast else recipe
+            recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
+            model = start if start is None or strategy is None else made_again(start)
+            model = _train_stages(dataset, recipe, model, checkpoint, csv_log, tensorboard)
     output.parent.mkdir(parents=True, exist_ok=True)
     model.save(output)
+    if strategy is not None:
+        model = keras.models.load_model(output, compile=False)  # on one device again
     say(f"Saved {output}. Test: {_accuracies(model, dataset.test, with_certificate=name == 'certified')}.")
     return model
 
@@ -84,6 +84,18 @@ def _train_certified(dataset, epochs, margin, seed, callbacks):
     with progress_bar("Training", recipe.epochs) as report:
         callbacks = [*callbacks, EpochProgress(report)]
         return train_certified(images, labels, dataset.class_names, recipe, callbacks=callbacks)
+
+
+def _train_stages(dataset, recipe, model, checkpoint, csv_log, tensorboard):
+    """Trains by a recipe, and by its pretraining first where there is no model to go on from."""
+    stages = [(recipe.pretraining, "pretraining")] if recipe.pretraining is not None and model is None else []
+    for stage, part in [*stages, (recipe, "")]:
+        folder = checkpoint and checkpoint / part
+        callbacks = _logs(_part_of(csv_log, part), tensorboard and tensorboard / part, folder)
+        with progress_bar(part.capitalize() or "Training", stage.epochs) as report:
+            stage = dataclasses.replace(stage, pretraining=None)
+            model = train(dataset, stage, folder, [*callbacks, EpochProgress(report)], model)
+    return model
 
 
 def _logs(csv_log, tensorboard, checkpoint=None):

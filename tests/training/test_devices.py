@@ -1,0 +1,196 @@
+"""Training on two logical CPU devices, in a process of its own: they are made before TensorFlow starts."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from clustr_keras.training.devices import strategy_for
+
+PROGRAM = """
+import contextlib, dataclasses, pathlib, sys
+import keras
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from clustr_keras import ClustrClassifier, cli
+from clustr_keras.data import CropAndFlip, Split, as_floats, load
+from clustr_keras.training import CertifiedRecipe, paper_recipe, train, train_certified
+from clustr_keras.training.devices import scope_of, strategy_for
+
+folder = pathlib.Path(sys.argv[1])
+digits = load("digits")
+
+
+def first(count):
+    # The name chooses the augmentation.
+    some = Split(digits.train.images[:count], digits.train.labels[:count])
+    return dataclasses.replace(digits, name="cifar10", train=some)
+
+
+data = first(99)  # plain batches of 24 leave three examples to the end of an epoch
+tiny = {
+    "backbone": "convnet", "width": 4, "clusters_per_batch": 6, "examples_per_cluster": 4, "learning_rate": 1e-3,
+    "epochs": 4, "milestones": (), "pretraining": None,
+}
+paper = ("standard", "trades", "clustr", "clustr-qtrades", "clustr-qtrades-paper")
+recipes = {name: dataclasses.replace(paper_recipe(name, eps=4 / 255), **tiny) for name in paper}
+# Ten steps take long to compile. In a ball of 0.1 signs flip where gradients are rounding: on one device, weights
+# moved by 1e-7 then change the curve by 1e-3.
+recipes["trades"].consistency.steps = 2
+certified = {"clusters_per_class": 2, "epochs": 4, "batch_size": 24, "augmentation": CropAndFlip(1)}
+recipes["certified"] = CertifiedRecipe(sizes={"widths": (32, 16)}, **certified)
+
+
+class Losses(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.seen = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.reset_metrics()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(float(self.model.get_metrics_result()["loss"]))
+
+
+def small(recipe):
+    keras.utils.set_random_seed(recipe.seed)
+    # No bias before the normalization: its gradient is rounding, which Adam makes steps of full length from.
+    layers = [keras.layers.Conv2D(4, 3, 2, use_bias=False), keras.layers.BatchNormalization(momentum=0.9)]
+    layers += [keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(8)]
+    return ClustrClassifier(keras.Sequential([keras.Input((8, 8, 1)), *layers]), 10, recipe.clusters_per_class)
+
+
+def trained(recipe, devices, data=data, **kwargs):
+    losses = Losses()
+    with scope_of(strategy_for(devices)):
+        if isinstance(recipe, CertifiedRecipe):
+            images = as_floats(data.train.images)
+            model = train_certified(images, data.train.labels, data.class_names, recipe, [losses])
+        else:
+            # The convnet, which takes longer to compile, once.
+            model = None if recipe is recipes["standard"] else small(recipe)
+            model = train(data, recipe, callbacks=[losses], model=model, **kwargs)
+    return model, losses.seen
+
+
+found = {}
+for name, recipe in recipes.items():
+    for devices in (1, "all"):
+        model, losses = trained(recipe, devices)
+        found[f"{name}/{devices}/losses"] = losses
+        for index, variable in enumerate(model.backbone.variables + model.head.variables):
+            found[f"{name}/{devices}/{index}"] = keras.ops.convert_to_numpy(variable)
+        synchronized = [getattr(layer, "synchronized", False) for layer in model.backbone.layers]
+        found[f"{name}/{devices}/is_synchronized"] = any(synchronized)
+
+# Killed after half of the epochs, and resumed.
+for epochs in (2, 4):
+    recipe = dataclasses.replace(recipes["clustr"], epochs=epochs)
+    _, found["resumed"] = trained(recipe, "all", checkpoint_dir=folder / "checkpoint")
+
+# One of 97 examples is left to the last batch, and none of it to the second device.
+_, found["one left"] = trained(dataclasses.replace(recipes["standard"], epochs=1), "all", first(97))
+
+# The certified model, of the loop above, answers, is saved, and answers again without a strategy.
+model.save(folder / "certified.keras")
+found["images"] = as_floats(digits.test.images[:20])
+found["radii"] = model.certify(found["images"]).certified_radius
+
+try:
+    train(data, dataclasses.replace(recipes["standard"], examples_per_cluster=3, clusters_per_batch=5), model=model)
+except ValueError as error:
+    found["error"] = str(error)
+
+arguments = ["--recipe", "standard", "--epochs", "1", "--devices", "all", "--from", str(folder / "certified.keras")]
+sys.argv = ["clustr", "train", *arguments, "--output", str(folder / "standard.keras")]
+with contextlib.suppress(SystemExit):
+    cli.main()
+np.savez(folder / "found.npz", **found)
+"""
+RECIPES = ("standard", "trades", "clustr", "clustr-qtrades", "clustr-qtrades-paper", "certified")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the process left what it found, and its models."""
+    folder = tmp_path_factory.mktemp("devices")
+    command = [sys.executable, "-c", PROGRAM, folder]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return dict(np.load(folder / "found.npz"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_devices_train_as_one_does(found, name):
+    one, two = found[f"{name}/1/losses"], found[f"{name}/all/losses"]
+    assert len(one) == 20
+    assert len(set(one)) == 20
+    assert_allclose(two, one, rtol=1e-4)
+    index = 0
+    while (key := f"{name}/1/{index}") in found:
+        if np.isfinite(found[key]).all():
+            assert_allclose(found[f"{name}/all/{index}"], found[key], rtol=1e-3, atol=1e-4, err_msg=key)
+        index += 1
+    assert index > 5
+    assert not found[f"{name}/all/is_synchronized"]
+
+
+def test_a_last_batch_that_leaves_a_device_out_is_dropped(found):
+    assert len(found["one left"]) == 4
+
+
+def test_a_killed_training_on_two_devices_is_resumed(found):
+    assert len(found["resumed"]) == 10
+    assert_allclose(found["resumed"], found["clustr/all/losses"][10:], rtol=1e-5)
+
+
+def test_what_two_devices_trained_is_saved_for_one(folder, found):
+    import keras
+
+    certificate = keras.models.load_model(folder / "certified.keras").certify(found["images"])
+    assert_allclose(certificate.certified_radius, found["radii"], atol=1e-5)
+    assert found["radii"].max() > 0.0
+
+
+def test_the_command_goes_on_from_a_file_on_all_devices(folder):
+    import keras
+
+    before, after = (keras.models.load_model(folder / f"{name}.keras") for name in ("certified", "standard"))
+    assert after.optimizer.iterations == 6  # 1437 digits in batches of 240
+    moved = [
+        np.abs(new - old).max() for new, old in zip(after.get_weights()[:4], before.get_weights()[:4], strict=True)
+    ]
+    assert 1e-5 < max(moved) < 1e-2
+
+
+def test_batches_that_devices_cannot_share_are_refused(found):
+    assert "2 devices take equal shares of a batch; got a first batch of 15 examples" in str(found["error"])
+
+
+def test_one_device_needs_no_strategy():
+    for devices in (None, 1, "1", "all"):
+        assert strategy_for(devices) is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ("some", "devices must be all, or a number of at least 1; got 'some'"),
+        (0, "devices must be all, or a number of at least 1; got 0"),
+        ("7", "devices=7 asks for more than there are: 1 of kind CPU"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(devices, message):
+    with pytest.raises(ValueError, match=message):
+        strategy_for(devices)
