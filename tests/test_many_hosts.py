@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from clustr_keras import ClustrClassifier
+
 TESTS = pathlib.Path(__file__).parent
 # As on a machine that has no TensorFlow.
 PROGRAM = "import sys; sys.modules['tensorflow'] = None; from support.host import main; main({}, {}, {}, {!r})"
@@ -56,6 +58,7 @@ def test_two_processes_train_as_one_does(files):
 
 def test_what_the_first_process_saves_is_the_model(files):
     one, two = (keras.models.load_model(file.with_suffix(".keras")) for file in files)
+    assert isinstance(two, ClustrClassifier)
     assert int(two.training_step) == int(one.training_step) == 8
     images = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype("float32")
     assert_allclose(two(images), one(images), atol=1e-3)

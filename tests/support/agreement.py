@@ -1,7 +1,4 @@
-"""What every backend has to compute alike, as a program: `python -m support.agreement FOLDER`."""
-
-import pathlib
-import sys
+"""What every backend has to compute alike."""
 
 import keras
 import numpy as np
@@ -95,14 +92,10 @@ def run(folder):
             rows = slice(step % 3 * BATCH, (step % 3 + 1) * BATCH)
             losses.append(model.train_on_batch(images[rows], labels[rows], return_dict=True)["loss"])
         numbers[f"{name}: curve"] = np.array(losses)
-        model.save(folder / f"{name}.keras")
         if name == CERTIFIED:
+            model.save(folder / "model.keras")
             certificate = model.certify(test_images[:100])
             numbers[f"{name}: bound"] = np.array(certificate.lipschitz_bound)
             for field in ("class_ids", "radius", "certified_radius"):
                 numbers[f"{name}: {field}"] = getattr(certificate, field)
     np.savez(folder / "numbers.npz", **numbers)
-
-
-if __name__ == "__main__":
-    run(pathlib.Path(sys.argv[1]))
