@@ -25,8 +25,13 @@ class CertifyingHandler(ModelHandler):
 
     def load_model(self):
         """Loads the model; called once in each worker process."""
+        import tensorflow as tf
+
         from clustr_keras.bulk.deployed_model import DeployedModel
 
+        # TensorFlow's graph optimizer adds up partial sums in an order that changes from one load to the next. That is
+        # within the proof, but rows must not depend on which worker made them. It costs nothing to leave it out.
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
         return DeployedModel(*self.arguments)
 
     def run_inference(self, batch, model, inference_args=None):
