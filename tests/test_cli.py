@@ -209,7 +209,9 @@ def test_evaluate_writes_its_figures_and_says_what_passed(trained, clustr_here):
     results = json.loads((trained / "evaluated" / "results.json").read_text())
     assert (results["examples"], results["subset"], results["seed"], results["passed"]) == (40, 20, 1, True)
     assert set(results["robust_accuracy"]) == {"l_inf 25.5/255", "l_2 0.3"}
-    assert [found["passed"] for found in results["diagnostics"]] == [True] * 6
+    # On 20 examples comparisons say nothing.
+    assert [found["passed"] for found in results["diagnostics"]].count(True) == 8
+    assert {found["passed"] for found in results["diagnostics"]} == {True, None}
 
 
 def test_evaluate_of_saturating_scores_exits_with_1(trained, digits, clustr_here):
