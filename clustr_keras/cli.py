@@ -77,9 +77,7 @@ def train(
     output: Annotated[pathlib.Path, typer.Option(help="The .keras file to write.")] = pathlib.Path("runs/model.keras"),
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
-    recipe: Annotated[
-        str, typer.Option(help="certified, clustr, clustr-qtrades[-paper], standard or trades.")
-    ] = "certified",
+    recipe: RecipeOption = "certified",
     epochs: Annotated[int | None, typer.Option(min=1, help="The recipe's number by default.")] = None,
     margin: Annotated[
         float | None, typer.Option(min=0.0, help="certified: about twice the radius aimed at; of the data by default.")
@@ -128,9 +126,7 @@ def tune(
     ),
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
-    recipe: Annotated[
-        str, typer.Option(help="certified, clustr, clustr-qtrades[-paper], standard or trades.")
-    ] = "certified",
+    recipe: RecipeOption = "certified",
     tuner: Annotated[str, typer.Option(help="random, bayesian or hyperband.")] = "random",
     objective: Annotated[
         str | None, typer.Option(help="certified, robust, clean, clean+certified or clean+robust.")

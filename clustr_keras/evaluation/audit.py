@@ -179,10 +179,15 @@ def default_attacks(model, batch_size=256, subset=64, seed=0):
         A list of attacks in l_2 on the deployed logits.
     """
     certifier = model.certifier()
-    logits = certifier.deployed_logits
+    return attacks_on_radii(certifier.deployed_logits, certifier, batch_size, subset, seed)
+
+
+def attacks_on_radii(logits, certifier=None, batch_size=256, subset=64, seed=0):
+    """The same of logits, and of a `Certifier` if there is one: the bisector attack needs its parts."""
+    bisector = [] if certifier is None else [BisectorAttack(certifier, batch_size=batch_size)]
     return [
         ProjectedGradientDescent(logits, "l_2", steps=40, restarts=5, batch_size=batch_size, seed=seed),
-        BisectorAttack(certifier, batch_size=batch_size),
+        *bisector,
         OnSubset(CarliniWagner(logits, batch_size=min(batch_size, subset)), subset, seed),
     ]
 

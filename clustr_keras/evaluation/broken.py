@@ -4,9 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from clustr_keras.attacks import BisectorAttack, CarliniWagner, OnSubset, ProjectedGradientDescent
 from clustr_keras.attacks.arguments import distances
-from clustr_keras.evaluation.audit import flips_inside
+from clustr_keras.evaluation.audit import attacks_on_radii, flips_inside
 from clustr_keras.evaluation.stages import settings_of
 
 # What float32 may add to a radius in real arithmetic, relative: more than that refutes it.
@@ -38,9 +37,9 @@ class BrokenCertificate:
 def broken_certificates(target, certificate, flips, stages, batch_size=256, seed=0, progress=None):
     """Looks for flips inside of radii, by the deployed model's own answer; for each example the smallest.
 
-    Three attacks take the radius of each example as its eps, right or wrong as its class may be: what an evaluation
-    finds within its threat models seldom lies just inside. Where there is no certified radius that in real arithmetic
-    is held against them, less 0.01 % for the rounding that it leaves out.
+    The attacks of an audit take the radius of each example as its eps, right or wrong as its class may be: what an
+    evaluation finds within its threat models seldom lies just inside. Where there is no certified radius that in real
+    arithmetic is held against them, less 0.01 % for the rounding that it leaves out.
 
     Args:
         target: `Target` with certificates.
@@ -71,17 +70,10 @@ def broken_certificates(target, certificate, flips, stages, batch_size=256, seed
     # Of the label, which is the certified class wherever an attack was made.
     is_right = certificate.class_ids == flips.labels
     look("the evaluation's", flips.adversarial["l_2"], np.isfinite(flips.distance["l_2"]) & is_right)
-    for attack in _attacks(target, batch_size, seed):
+    for attack in attacks_on_radii(target.logits, target.certifier, batch_size, seed=seed):
         if progress is not None:
             progress(f"certificates: {attack.name}")
         settings = ["certificates", settings_of(attack), radius.tolist(), certificate.class_ids.tolist()]
         result = stages(settings, lambda attack=attack: attack(images, certificate.class_ids, radius))
         look(attack.name, result.adversarial, result.is_flipped)
     return [smallest[index] for index in sorted(smallest)]
-
-
-def _attacks(target, batch_size, seed):
-    yield ProjectedGradientDescent(target.logits, "l_2", 40, 5, batch_size=batch_size, seed=seed)
-    if target.certifier is not None:
-        yield BisectorAttack(target.certifier, batch_size=batch_size)
-    yield OnSubset(CarliniWagner(target.logits, batch_size=64), 64, seed)
