@@ -107,15 +107,7 @@ class Evaluation:
                     "eps": threat.threat_model.eps,
                     "robust_accuracy": threat.robust_accuracy,
                     "interval": wilson_interval(threat.robust_accuracy, count),
-                    "attacks": [
-                        dataclasses.asdict(score)
-                        | {
-                            "alone_interval": None
-                            if score.alone is None
-                            else wilson_interval(score.alone, self.subset_size)
-                        }
-                        for score in threat.scores
-                    ],
+                    "attacks": [self._score_as_dict(score) for score in threat.scores],
                 }
                 for threat in self.threats
             ],
