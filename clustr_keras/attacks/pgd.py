@@ -43,9 +43,9 @@ class AttackResult:
 class ProjectedGradientDescent:
     """PGD in an l_2 or l_inf ball around each image, within [0, 1], with restarts.
 
-    The first start is the image itself, the others are uniform in the ball. An example that has been flipped is not
-    attacked again. The loop is compiled as a whole, once or twice for each shape of image. Each example has an eps of
-    its own, if need be.
+    The first start is the image itself, the others are uniform in the ball. An example that has been flipped, be it on
+    the way, stays where it is and is not attacked again. The loop is compiled as a whole, once or twice for each shape
+    of image. Each example has an eps of its own, if need be.
 
     Args:
         logits: Function from images `[B, H, W, C]` to logits `[B, C]`, for example a Keras model.
@@ -174,8 +174,10 @@ class ProjectedGradientDescent:
             adversarial = self._ascend_and_settle(adversarial, x, labels, eps, step, loss)
         else:
             for _ in tf.range(self.steps):
-                _, gradient = self._value_and_gradient(adversarial, labels, loss)
-                adversarial = self._within(adversarial + ascent_step(gradient, step, self.norm), x, eps)
+                _, class_ids, gradient = self._at(adversarial, labels, loss)
+                moved = self._within(adversarial + ascent_step(gradient, step, self.norm), x, eps)
+                is_right = tf.reshape(class_ids == labels, tf.shape(eps))
+                adversarial = tf.where(is_right, moved, adversarial)
         logits = self.logits(adversarial)
         return adversarial, loss(labels, logits), tf.argmax(logits, axis=-1)
 
@@ -183,7 +185,7 @@ class ProjectedGradientDescent:
         """Where the loss was largest on a way of steps that shrink."""
         before, best, best_loss = adversarial, adversarial, tf.fill(tf.shape(labels), -np.inf)
         for number in tf.range(self.steps):
-            value, gradient = self._value_and_gradient(adversarial, labels, loss)
+            value, _, gradient = self._at(adversarial, labels, loss)
             best = tf.where(tf.reshape(value > best_loss, tf.shape(eps)), adversarial, best)
             best_loss = tf.maximum(best_loss, value)
             share = 0.5 * (1.0 + tf.cos(np.pi * tf.cast(number, tf.float32) / self.steps))
@@ -193,11 +195,13 @@ class ProjectedGradientDescent:
         is_better = loss(labels, self.logits(adversarial)) > best_loss
         return tf.where(tf.reshape(is_better, tf.shape(eps)), adversarial, best)
 
-    def _value_and_gradient(self, adversarial, labels, loss):
+    def _at(self, adversarial, labels, loss):
+        """Loss, class ids and the loss's gradient."""
         with tf.GradientTape() as tape:
             tape.watch(adversarial)
-            value = loss(labels, self.logits(adversarial))
-        return value, input_gradient(value, adversarial, tape)
+            logits = self.logits(adversarial)
+            value = loss(labels, logits)
+        return value, tf.argmax(logits, axis=-1, output_type=labels.dtype), input_gradient(value, adversarial, tape)
 
     def _within(self, moved, x, eps):
         """The point of the ball, and of [0, 1], that a point is moved to."""
