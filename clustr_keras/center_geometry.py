@@ -4,7 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from clustr_keras import certificates
+from clustr_keras.certificates.floats import widest_float
+from clustr_keras.certificates.hyperplanes import COINCIDENT
+from clustr_keras.certificates.projection import active_sets, dual_weights
 
 # Tables larger than this are not made; their entries are computed when they are needed.
 _TABLE_FLOATS = 2**22
@@ -25,7 +27,7 @@ class CenterGeometry(keras.layers.Layer):
     """
 
     def __init__(self, centers, projects=False, **kwargs):
-        super().__init__(dtype=certificates.widest_float(), autocast=False, trainable=False, **kwargs)
+        super().__init__(dtype=widest_float(), autocast=False, trainable=False, **kwargs)
         self.num_classes, self.clusters, self.dim = centers.shape
         centers = np.asarray(centers, "float64")
         mean = centers.mean(axis=(0, 1)).astype(self.dtype)
@@ -40,9 +42,9 @@ class CenterGeometry(keras.layers.Layer):
         self._gap_table = self._normal_table = self._dual_table = None
         if len(flat) ** 2 <= _TABLE_FLOATS:
             gaps = np.stack([np.linalg.norm(flat[:, None] - own, axis=-1) for own in centers])  # [C, C*K, K]
-            inverse_gaps = np.divide(1.0, gaps, out=np.zeros_like(gaps), where=gaps > certificates.COINCIDENT)
+            inverse_gaps = np.divide(1.0, gaps, out=np.zeros_like(gaps), where=gaps > COINCIDENT)
             self._gap_table = self._constant("inverse_gaps", inverse_gaps)
-            sets = certificates.active_sets(self.clusters)
+            sets = active_sets(self.clusters)
             if projects and sets and self.clusters * len(sets) * len(flat) ** 2 <= _TABLE_FLOATS:
                 self._make_dual_tables(centers, inverse_gaps, sets)
         self.built = True
@@ -76,9 +78,9 @@ class CenterGeometry(keras.layers.Layer):
         return ops.matmul(normals, ops.swapaxes(normals, -1, -2))
 
     def dual_weights(self, class_ids, rivals, h):
-        """`certificates.dual_weights` for the same and signed distances `h` `[B, T, K]`."""
+        """`projection.dual_weights` for the same and signed distances `h` `[B, T, K]`."""
         if self._dual_table is None:
-            return certificates.dual_weights(self.normal_products(class_ids, rivals), h)
+            return dual_weights(self.normal_products(class_ids, rivals), h)
         solutions = ops.take(self._dual_table, self._rows(class_ids, rivals), axis=0)  # [B, T, S*K, K]
         weights = ops.maximum(ops.matmul(solutions, h[..., None])[..., 0], 0.0)
         return ops.reshape(weights, (-1, *rivals.shape[1:], weights.shape[-1] // self.clusters, self.clusters))
@@ -110,5 +112,5 @@ class CenterGeometry(keras.layers.Layer):
 
 
 def _inverse(gaps):
-    is_distinct = gaps > certificates.COINCIDENT
+    is_distinct = gaps > COINCIDENT
     return ops.where(is_distinct, 1.0 / ops.where(is_distinct, gaps, 1.0), 0.0)

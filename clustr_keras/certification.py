@@ -6,8 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from clustr_keras import certificates
 from clustr_keras.backend import wide_floats
+from clustr_keras.certificates import soft_radius, soft_scores
+from clustr_keras.certificates.floats import unit_roundoff, widest_float
+from clustr_keras.certificates.soft import shared_variance
 from clustr_keras.deployed_head import DeployedHead
 from clustr_keras.lipschitz.arithmetic import is_ieee_float32
 from clustr_keras.lipschitz.spectral import gamma
@@ -73,7 +75,7 @@ class Certifier(keras.Model):
         with wide_floats():
             self.deployed_head = DeployedHead(self.centers, method)
         if method == "soft":
-            self.variance = certificates.shared_variance(ops.convert_to_numpy(head.variance))
+            self.variance = shared_variance(ops.convert_to_numpy(head.variance))
         self.has_rounding_analysis = bound.rounding_slope is not None and method != "soft" and is_ieee_float32()
         self.built = True
         self.jit_compile = False  # the arithmetic of the proof is that of the operations as they stand
@@ -118,7 +120,7 @@ class Certifier(keras.Model):
 
     def _logits(self, embeddings, scores):
         if self.method == "soft":
-            return ops.cast(certificates.soft_scores(*self._wide(embeddings), self.variance), "float32")
+            return ops.cast(soft_scores(*self._wide(embeddings), self.variance), "float32")
         # By the bound that the certificate is made with, whatever the head trains with meanwhile.
         logits = self.deployed_head.logits(scores) / self.bound.value
         logits = ops.cast(ops.clip(logits, -_LARGEST_FLOAT32, _LARGEST_FLOAT32), "float32")
@@ -128,12 +130,12 @@ class Certifier(keras.Model):
         return ops.where(is_winner, logits, ops.minimum(logits, -_LEAST_FLOAT32))
 
     def _wide(self, embeddings):
-        wide = certificates.widest_float()
+        wide = widest_float()
         return ops.cast(embeddings, wide), ops.cast(ops.convert_to_tensor(self.centers), wide)
 
     def _radii(self, images, embeddings, scores, class_ids):
         if self.method == "soft":
-            radius = certificates.soft_radius(*self._wide(embeddings), self.bound.value, self.variance)
+            radius = soft_radius(*self._wide(embeddings), self.bound.value, self.variance)
             return {"radius": _as_float32(radius)}
         if not self.has_rounding_analysis:
             margin, _ = self.deployed_head.margins(scores, class_ids, ops.zeros_like(scores[:, 0]))
@@ -176,7 +178,7 @@ def _with_winner_on_top(probabilities, is_winner):
 
 def _slightly_more(value):
     """Makes up for the rounding of norms and sums of terms that are not negative."""
-    wide = 2.0**-30 if certificates.widest_float() == "float64" else 1e-3
+    wide = 2.0**-30 if widest_float() == "float64" else 1e-3
     return value * (1.0 + wide)
 
 
@@ -185,7 +187,7 @@ def _norm_bound(images):
     count = math.prod(images.shape[1:])
     norm = ops.sqrt(ops.sum(ops.square(images), axis=tuple(range(1, len(images.shape)))))
     # Sums round, and the squares of the smallest pixels are lost where float32 is all there is.
-    error = gamma(count + 2, certificates.unit_roundoff(norm.dtype))
+    error = gamma(count + 2, unit_roundoff(norm.dtype))
     return _slightly_more(norm * (1.0 + error) + math.sqrt(count) * 2.0**-62)
 
 

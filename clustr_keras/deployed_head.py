@@ -6,8 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from clustr_keras import certificates
 from clustr_keras.center_geometry import CenterGeometry
+from clustr_keras.certificates.floats import unit_roundoff, widest_float
+from clustr_keras.certificates.logits import deciding_pairs
+from clustr_keras.certificates.margins import closest_rivals
+from clustr_keras.certificates.projection import half_space_distance
 from clustr_keras.lipschitz.registry import FLOAT32_UNDERFLOW
 from clustr_keras.lipschitz.spectral import gamma
 
@@ -37,13 +40,13 @@ class DeployedHead(keras.layers.Layer):
     """
 
     def __init__(self, centers, method="union", **kwargs):
-        super().__init__(dtype=certificates.widest_float(), autocast=False, trainable=False, **kwargs)
+        super().__init__(dtype=widest_float(), autocast=False, trainable=False, **kwargs)
         self.num_classes, self.clusters, self.dim = centers.shape
         self.method = method
         self.projects = method == "exact" and self.clusters > 1
         self.geometry = CenterGeometry(centers, self.projects)
         self.owners = np.arange(self.num_classes * self.clusters, dtype="int32") // self.clusters
-        self.relative_error = gamma(self.dim + 16, certificates.unit_roundoff(self.dtype))
+        self.relative_error = gamma(self.dim + 16, unit_roundoff(self.dtype))
         self.built = True
 
     def scores(self, embeddings):
@@ -70,7 +73,13 @@ class DeployedHead(keras.layers.Layer):
         if chunk >= self.num_classes:
             class_ids = np.arange(self.num_classes, dtype="int32")
             return ops.min(self._union(self._signed_distances(scores, class_ids), class_ids), axis=-1)
-        own, rival = self._deciding_pairs(ops.stop_gradient(scores), max(1, chunk))
+        given = ops.stop_gradient(scores)
+
+        def of_classes(class_ids):
+            h = self._signed_distances(given, class_ids)
+            return h, self._union(h, class_ids)
+
+        own, rival = deciding_pairs(of_classes, self.num_classes, self.clusters, max(1, chunk))
         differences = ops.take_along_axis(scores, own, axis=-1) - ops.take_along_axis(scores, rival, axis=-1)
         return differences * self.geometry.inverse_gaps_between(own, rival)
 
@@ -101,7 +110,7 @@ class DeployedHead(keras.layers.Layer):
         if not self.projects:
             without = self._margin_per_rival(scores, class_ids, 0.0)
             return ops.min(without, axis=-1), shrunk * ops.min(per_rival, axis=-1)
-        rivals, of_rest = certificates.closest_rivals(per_rival, (self.num_classes - 1) * self.clusters)
+        rivals, of_rest = closest_rivals(per_rival, (self.num_classes - 1) * self.clusters)
         own = self._of_class(scores, class_ids)[:, None, :]
         of_rivals = ops.take_along_axis(scores, rivals, axis=-1)
         gaps = ops.take_along_axis(self.geometry.inverse_gaps(class_ids), rivals[:, :, None], axis=1)
@@ -114,7 +123,7 @@ class DeployedHead(keras.layers.Layer):
 
         def exact(slack):
             h = signed_distances(slack)
-            projected = certificates.half_space_distance(weights, gram, h, self.dim)
+            projected = half_space_distance(weights, gram, h, self.dim)
             return ops.minimum(ops.min(ops.maximum(projected, ops.max(h, axis=-1)), axis=-1), of_rest)
 
         return exact(0.0), shrunk * exact(slack)
@@ -137,22 +146,6 @@ class DeployedHead(keras.layers.Layer):
     def _union(self, h, class_ids):
         """`max_a h_ab` of n classes, `[B, n, C*K]`; infinite for the class's own centers."""
         return ops.where(self.owners == class_ids[:, None], float("inf"), functools.reduce(ops.maximum, h))
-
-    def _deciding_pairs(self, scores, chunk):
-        """Flat ids `[B, C]` of the pair of centers (own, rival) that decides each class's margin."""
-        chunks = -(-self.num_classes // chunk)
-        # The last chunk repeats the last class; the surplus is cut off below.
-        class_ids = np.minimum(np.arange(chunks * chunk).reshape(chunks, chunk), self.num_classes - 1).astype("int32")
-
-        def of_chunk(class_ids):
-            h = self._signed_distances(scores, class_ids)
-            rival = ops.cast(ops.argmin(self._union(h, class_ids), axis=-1), "int32")  # [B, chunk]
-            of_rival = ops.stack([ops.take_along_axis(of_k, rival[:, :, None], axis=-1)[..., 0] for of_k in h], axis=-1)
-            return ops.stack([class_ids * self.clusters + ops.cast(ops.argmax(of_rival, axis=-1), "int32"), rival])
-
-        pairs = ops.map(of_chunk, ops.convert_to_tensor(class_ids))  # [chunks, 2, B, chunk]
-        pairs = ops.reshape(ops.transpose(pairs, (1, 2, 0, 3)), (2, -1, chunks * chunk))[:, :, : self.num_classes]
-        return pairs[0], pairs[1]
 
     def _by_class(self, scores):
         return ops.reshape(scores, (-1, self.num_classes, self.clusters))

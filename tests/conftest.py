@@ -19,19 +19,22 @@ BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 # What has to run on every backend: with KERAS_BACKEND=jax these alone are collected.
 CORE = (
     "backbones",
+    "certificates",
     "consistency/test_embedding.py",
     "consistency/test_qtrades.py",
     "consistency/test_trades.py",
     "lipschitz",
     "losses",
     "test_backend.py",
-    "test_certificates.py",
+    "test_certificate.py",
     "test_certification.py",
     "test_classifier.py",
     "test_deployed_head.py",
+    "test_fit_checks.py",
     "test_heads.py",
     "test_metrics.py",
     "test_objective.py",
+    "test_objective_model.py",
 )
 # With --quick these tests of them, or all of a file: JAX compiles each operation for each shape, and all take minutes.
 QUICK = {
@@ -60,9 +63,7 @@ QUICK = {
         "test_where_float32_is_all_there_is_radii_are_no_larger",
     ),
     "test_classifier.py": (
-        "test_batches_of_clusters_get_their_losses_back_in_order",
         "test_certify_agrees_with_predict_and_evaluate",
-        "test_fit_trains_with_every_term_and_validates_without",
         "test_training_a_backbone_that_is_one_lipschitz_runs_at_one",
     ),
     "test_heads.py": (
@@ -73,6 +74,10 @@ QUICK = {
         "test_a_consistency_term_counts_by_its_mean",
         "test_labels_without_clusters_are_held_against_the_heads_centers",
         "test_the_magnet_loss_takes_batches_of_clusters",
+    ),
+    "test_objective_model.py": (
+        "test_batches_of_clusters_get_their_losses_back_in_order",
+        "test_fit_trains_with_every_term_and_validates_without",
     ),
 }
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
@@ -116,12 +121,28 @@ def _seeded():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture
+def wide():
+    """What is compared in float64 has it on every backend."""
+    from clustr_keras.backend import wide_floats
+
+    with wide_floats():
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits():
     """`(x_train, y_train), (x_test, y_test)` of the bundled digits."""
     from clustr_keras.data import load_digits
 
     return load_digits()
+
+
+@pytest.fixture
+def small(digits):
+    """200 images and labels."""
+    (images, labels), _ = digits
+    return images[:200], labels[:200]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from clustr_keras import center_geometry, certificates, deployed_head
-from clustr_keras.backend import wide_floats
 from clustr_keras.deployed_head import DeployedHead
 
 RADII = {
@@ -15,13 +14,7 @@ RADII = {
     "union": certificates.union_radius,
     "exact": certificates.exact_radius,
 }
-
-
-@pytest.fixture(autouse=True)
-def _wide():
-    """What is compared in float64 has it on every backend."""
-    with wide_floats():
-        yield
+pytestmark = pytest.mark.usefixtures("wide")
 
 
 @st.composite

@@ -1,0 +1,37 @@
+"""Class scores that every cluster votes for."""
+
+import numpy as np
+from keras import ops
+
+from clustr_keras.certificates.distances import squared_distances
+
+
+def soft_scores(embeddings, centers, variance):
+    """`logsumexp_k(-||z - mu_ck||^2 / (2 s^2))`, floats `[B, C]`."""
+    return ops.logsumexp(-squared_distances(embeddings, centers) / (2.0 * variance), axis=-1)
+
+
+def shared_variance(variance):
+    """The one variance of all clusters, as a float.
+
+    Raises:
+        ValueError: If variances differ, or one is not positive and finite.
+    """
+    values = np.asarray(ops.convert_to_numpy(variance) if ops.is_tensor(variance) else variance, "float64")
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise ValueError("variance must be positive and finite.")
+    if values.min() != values.max():
+        raise ValueError(
+            f"soft_radius needs one variance for all clusters; got values from {values.min():g} to {values.max():g}. "
+            "With unequal variances there is no such bound: share one, or use the class of the nearest center."
+        )
+    return float(values.flat[0])
+
+
+def largest_gaps(centers):
+    """`max_{k,l} ||mu_ck - mu_jl||`, `[C, C]`, a class at a time."""
+
+    def of_class(own):
+        return ops.max(ops.norm(own[:, None, None, :] - centers, axis=-1), axis=(0, 2))
+
+    return ops.map(of_class, centers)
