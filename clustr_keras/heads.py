@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from clustr_keras import certificates
+from clustr_keras.data.checks import checked_integer
 from clustr_keras.lipschitz import is_one_lipschitz_by_construction
 from clustr_keras.lipschitz.fingerprint import FINGERPRINT_BYTES
 from clustr_keras.lipschitz.spectral import float32_upward
@@ -58,14 +59,10 @@ class ClusterHead(keras.layers.Layer):
     def __init__(self, num_classes, clusters_per_class=1, temperature=8.0, centers_initializer="orthogonal", **kwargs):
         # Without autocast: a policy of lower precision must not round the embeddings on their way in.
         super().__init__(autocast=False, **kwargs)
-        if not isinstance(num_classes, int | np.integer) or num_classes < 2:
-            raise ValueError(f"num_classes must be an integer of at least 2; got {num_classes!r}.")
-        if not isinstance(clusters_per_class, int | np.integer) or clusters_per_class < 1:
-            raise ValueError(f"clusters_per_class must be an integer of at least 1; got {clusters_per_class!r}.")
+        self.num_classes = checked_integer("num_classes", num_classes, 2)
+        self.clusters_per_class = checked_integer("clusters_per_class", clusters_per_class, 1)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive; got {temperature!r}.")
-        self.num_classes = int(num_classes)
-        self.clusters_per_class = int(clusters_per_class)
         self.temperature = float(temperature)
         self.centers_initializer = keras.initializers.get(centers_initializer)
         self._serves_one_lipschitz = True

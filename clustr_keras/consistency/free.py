@@ -1,11 +1,10 @@
 """Free adversarial training: each backward pass serves the weights and the perturbation."""
 
-import numbers
-
 import keras
 from keras import ops
 
 from clustr_keras.backend import examples_of_replica, of_all_replicas
+from clustr_keras.data.checks import checked_integer
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -32,10 +31,9 @@ class FreeAdversarialTraining:
     def __init__(self, batch_size, eps=8 / 255, replays=8):
         if not 0 < eps <= 1:
             raise ValueError(f"eps must lie in (0, 1], for pixels in [0, 1]; got {eps}.")
-        for name, value in (("batch_size", batch_size), ("replays", replays)):
-            if not (isinstance(value, numbers.Integral) and value >= 1):
-                raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-        self.batch_size, self.eps, self.replays = int(batch_size), float(eps), int(replays)
+        self.batch_size = checked_integer("batch_size", batch_size, 1)
+        self.eps = float(eps)
+        self.replays = checked_integer("replays", replays, 1)
 
     def build(self, image_shape):
         """Makes `delta`, `[batch_size, H, W, C]`."""

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from clustr_keras.backend import example_noise, examples_of_replica, input_gradient, of_all_replicas
+from clustr_keras.data.checks import checked_integer
 
 # The largest entry of an attack's gradient on its way into the backbone: the middle of what float16 can hold.
 _GRADIENT_SIZE = 256.0
@@ -53,12 +54,10 @@ class ConsistencyTerm:
             raise ValueError(
                 f"eps must lie in (0, 1] and step_size must be positive, for pixels in [0, 1]; got {eps}, {step_size}."
             )
-        if not (isinstance(steps, numbers.Integral) and steps >= 1):
-            raise ValueError(f"steps must be an integer of at least 1; got {steps!r}.")
         if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**31):
             raise ValueError(f"seed must be an integer in 0..2^31 - 1; got {seed!r}.")
         self.weight, self.eps, self.step_size = float(weight), float(eps), step_size
-        self.steps, self.seed = int(steps), int(seed)
+        self.steps, self.seed = checked_integer("steps", steps, 1), int(seed)
 
     def __call__(self, model, images, embeddings, step):
         """Computes the weighted term of each example.

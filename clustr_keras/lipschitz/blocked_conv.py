@@ -5,11 +5,10 @@ import numpy as np
 from keras import ops
 
 from clustr_keras.lipschitz.blocked_dense import block_length, check_activation
-from clustr_keras.lipschitz.bounds import register
 from clustr_keras.lipschitz.circular_conv import CircularConv2D, wrapped
 from clustr_keras.lipschitz.convolutions import plain_convolution_bound
 from clustr_keras.lipschitz.dense import product_rounding, with_activation
-from clustr_keras.lipschitz.registry import LayerBound, built_weight
+from clustr_keras.lipschitz.registry import LayerBound, built_weight, register
 from clustr_keras.lipschitz.spectral import gamma, spectral_norm_bound
 
 

@@ -5,9 +5,8 @@ import math
 import keras
 from keras import ops
 
-from clustr_keras.lipschitz.bounds import register
 from clustr_keras.lipschitz.dense import dense_bound, positions, with_activation
-from clustr_keras.lipschitz.registry import built_weight
+from clustr_keras.lipschitz.registry import built_weight, register
 
 # Blocks are a multiple of this: shorter ones would cost more time than they gain.
 SHORT_SUM = 32

@@ -7,31 +7,9 @@ import numpy as np
 from keras.src.layers.merging.base_merge import Merge
 
 from clustr_keras.lipschitz.graph import Call, UnknownBoundError, interpret
-from clustr_keras.lipschitz.registry import (
-    FLOAT32_ROUNDOFF,
-    FLOAT32_UNDERFLOW,
-    LayerBound,
-    Rounding,
-    is_registered,
-    is_registered_as_one_lipschitz,
-    layer_bound,
-    register,
-)
+from clustr_keras.lipschitz.registry import is_registered, is_registered_as_one_lipschitz, layer_bound
 from clustr_keras.lipschitz.signals import Signal, merged
-from clustr_keras.lipschitz.spectral import float32_upward, gamma
-
-__all__ = [
-    "FLOAT32_ROUNDOFF",
-    "FLOAT32_UNDERFLOW",
-    "LayerBound",
-    "LipschitzBound",
-    "Rounding",
-    "bound",
-    "float32_upward",
-    "gamma",
-    "is_one_lipschitz_by_construction",
-    "register",
-]
+from clustr_keras.lipschitz.spectral import float32_upward
 
 
 @dataclasses.dataclass(frozen=True)

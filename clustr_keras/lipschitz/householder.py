@@ -112,6 +112,7 @@ class PairReflection(keras.layers.Layer):
 
     def get_config(self):
         """Returns the constructor's arguments."""
+        # Without a method of its own Keras refuses a layer that was made with a policy for its dtype.
         return super().get_config()
 
 

@@ -80,9 +80,7 @@ class OrthogonalDense(keras.layers.Layer):
 
     def __init__(self, units, use_bias=True, kernel_initializer="orthogonal", bias_initializer="zeros", **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"units must be a positive integer; got {units!r}.")
-        self.units = units
+        self.units = positive_integer("units", units)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -176,6 +174,17 @@ class MaxMin(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """Returns the input shape."""
         return input_shape
+
+
+def positive_integer(name, value):
+    """A size that is an argument of a layer.
+
+    Raises:
+        ValueError: If it is not a positive integer.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+    return value
 
 
 @ops.custom_gradient

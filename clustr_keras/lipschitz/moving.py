@@ -9,11 +9,16 @@ from keras.src.ops import numpy as ops_numpy
 
 from clustr_keras.lipschitz.graph import Call, UnknownBoundError
 from clustr_keras.lipschitz.layers import MaxMin
-from clustr_keras.lipschitz.registry import LayerBound, Rounding, casts_to_integers, layer_bound, register
+from clustr_keras.lipschitz.registry import (
+    FLOAT32_UNDERFLOW,
+    LayerBound,
+    Rounding,
+    casts_to_integers,
+    layer_bound,
+    register,
+)
 from clustr_keras.lipschitz.shapes import known_shape, within_example
 from clustr_keras.lipschitz.signals import root_upward, up
-
-_UNDERFLOW = 2.0**-126
 
 
 def _exact(how, copies=1):
@@ -44,7 +49,7 @@ def _of_input(call):
     rounding = None
     if None not in shape[1:] and layer.dtype == "float32":
         # Subnormal pixels may be flushed to zero.
-        rounding = Rounding(absolute=up(_UNDERFLOW * math.sqrt(math.prod(shape[1:]))))
+        rounding = Rounding(absolute=up(FLOAT32_UNDERFLOW * math.sqrt(math.prod(shape[1:]))))
     return LayerBound(1.0, "the input", rounding)
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from clustr_keras.lipschitz.circular_conv import CircularConv2D, check_size, circular_convolution
-from clustr_keras.lipschitz.layers import PACKAGE, OrthogonalDense
+from clustr_keras.lipschitz.layers import PACKAGE, OrthogonalDense, positive_integer
 
 # Takes back what float32 adds to the norm of the product: about 1e-6 at 128 channels.
 _SHRINK = 1.0 - 2.0**-19
@@ -67,13 +67,10 @@ class OrthogonalConv2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value in (("filters", filters), ("kernel_size", kernel_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
         if padding not in ("circular", "same"):
             raise ValueError(f'padding must be "circular" or "same"; got {padding!r}.')
-        self.filters = filters
-        self.kernel_size = kernel_size
+        self.filters = positive_integer("filters", filters)
+        self.kernel_size = positive_integer("kernel_size", kernel_size)
         self.padding = padding
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from clustr_keras.lipschitz.layers import PACKAGE
+from clustr_keras.lipschitz.layers import PACKAGE, positive_integer
 
 # Beyond it the ratios of the scales would leave float32's precision.
 _LARGEST_LOG_SCALE = 10.0
@@ -62,7 +62,7 @@ class LipschitzResidual(_Dense, keras.layers.Layer):
 
     def __init__(self, units, kernel_initializer="orthogonal", bias_initializer="zeros", **kwargs):
         super().__init__(**kwargs)
-        self.units = _checked_units(units)
+        self.units = positive_integer("units", units)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
@@ -149,7 +149,7 @@ class CondensedResidual(_Dense, keras.layers.Layer):
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
-        self.units = _checked_units(units)
+        self.units = positive_integer("units", units)
 
     def build(self, input_shape):
         """Makes the weights, zeros until they are assigned."""
@@ -169,9 +169,3 @@ class CondensedResidual(_Dense, keras.layers.Layer):
     def get_config(self):
         """Returns the constructor's arguments."""
         return {**super().get_config(), "units": self.units}
-
-
-def _checked_units(units):
-    if not isinstance(units, int) or units < 1:
-        raise ValueError(f"units must be a positive integer; got {units!r}.")
-    return units

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from clustr_keras.lipschitz.layers import PACKAGE
+from clustr_keras.lipschitz.layers import PACKAGE, positive_integer
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -33,7 +33,7 @@ class SpaceToDepth(keras.layers.Layer):
 
     def __init__(self, block, **kwargs):
         super().__init__(**kwargs)
-        self.block = _checked_block(block)
+        self.block = positive_integer("block", block)
 
     def build(self, input_shape):
         """Checks that the blocks fit."""
@@ -88,7 +88,7 @@ class DepthToSpace(keras.layers.Layer):
 
     def __init__(self, block, **kwargs):
         super().__init__(**kwargs)
-        self.block = _checked_block(block)
+        self.block = positive_integer("block", block)
 
     def build(self, input_shape):
         """Checks that the channels make up blocks."""
@@ -115,9 +115,3 @@ class DepthToSpace(keras.layers.Layer):
     def get_config(self):
         """Returns the constructor's arguments."""
         return {**super().get_config(), "block": self.block}
-
-
-def _checked_block(block):
-    if not isinstance(block, int) or isinstance(block, bool) or block < 1:
-        raise ValueError(f"block must be a positive integer; got {block!r}.")
-    return block

@@ -102,7 +102,7 @@ def test_the_sizes_of_the_weights_stretch_a_flat_image_most():
         for i in range(3)
         for j in range(3)
     )
-    gamma = lipschitz.bounds.gamma(27 + 2, lipschitz.bounds.FLOAT32_ROUNDOFF)
+    gamma = lipschitz.spectral.gamma(27 + 2, lipschitz.registry.FLOAT32_ROUNDOFF)
     ratio = ours.rounding_slope / (gamma * np.linalg.norm(stretched) / np.linalg.norm(flat))
     assert 1.0 <= ratio < 1.1
 
