@@ -18,8 +18,9 @@ class BlockedDense(keras.layers.Layer):
 
     The error of a float32 inner product of length n, in whatever order it is summed, is proved to be at most about
     `n u sum |w_i x_i|`, with `u` = 2^-24. Summing `m` blocks of length `k` has `k + m` in place of `n = k m`: for
-    n = 784 that is 77, and the proof of a whole network gets sharper by a factor of 10 or so. The result is that of
-    `keras.layers.Dense` up to rounding. For inference only: it is made from a dense layer, and not saved.
+    n = 784 that is 77, a tenth. Shorter sums gain less: for a network of layers 784-512-512-256-128 the bound on the
+    rounding of its embedding gets eight times smaller. The result is that of `keras.layers.Dense` up to rounding. For
+    inference only: it is made from a dense layer, and not saved.
 
     Args:
         dense: A built `keras.layers.Dense` with a linear or ReLU activation; its weights are copied.
