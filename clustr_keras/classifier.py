@@ -32,6 +32,7 @@ class ClustrClassifier(ObjectiveModel):
         clusters_per_class: Integer K, at least 1.
         class_names: C names; the class ids by default.
         temperature: Float, factor of the logits in the probabilities, and the loss's default.
+        head_trainable: Boolean, whether the gradient moves the centers; `head.trainable` changes it later.
 
     Attributes:
         head: The `ClusterHead`.
@@ -57,12 +58,23 @@ class ClustrClassifier(ObjectiveModel):
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
     """
 
-    def __init__(self, backbone, num_classes, clusters_per_class=1, class_names=None, temperature=8.0, **kwargs):
+    def __init__(
+        self,
+        backbone,
+        num_classes,
+        clusters_per_class=1,
+        class_names=None,
+        temperature=8.0,
+        head_trainable=True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         if not isinstance(backbone, keras.Model) or not backbone.built:
             raise ValueError(f"backbone must be a built keras.Model; got {backbone!r}. Build it from keras.Input.")
         self.backbone = backbone
-        self.head = ClusterHead(num_classes, clusters_per_class, temperature=temperature, name="head")
+        self.head = ClusterHead(
+            num_classes, clusters_per_class, temperature=temperature, trainable=head_trainable, name="head"
+        )
         self.num_classes = self.head.num_classes
         self.clusters_per_class = self.head.clusters_per_class
         self.class_names = [str(name) for name in class_names or range(self.num_classes)]
@@ -269,6 +281,7 @@ class ClustrClassifier(ObjectiveModel):
             "clusters_per_class": self.clusters_per_class,
             "class_names": self.class_names,
             "temperature": self.head.temperature,
+            "head_trainable": self.head.trainable,
         }
 
     @classmethod

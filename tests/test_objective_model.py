@@ -201,6 +201,21 @@ def test_a_loaded_model_trains_on_as_the_saved_one_would(tiny, tmp_path):
     assert not np.array_equal(model.head.centers, loaded.head.centers), "the noise depends on the step"
 
 
+def test_frozen_centers_come_back_frozen_and_their_optimizer_whole(tiny, tmp_path):
+    images, labels, _ = tiny
+    model = smooth_classifier()
+    model.head.trainable = False
+    model.compile(keras.optimizers.Adam(0.01), loss=MagnetLoss(), run_eagerly=True)
+    model.train_on_batch(images, labels)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not loaded.head.trainable
+    for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        assert_array_equal(ours, theirs)
+    loaded.train_on_batch(images, labels)
+    assert_array_equal(loaded.head.centers, model.head.centers)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="free training needs TensorFlow")
 def test_free_training_survives_saving(tiny, tmp_path):
     images, labels, _ = tiny
