@@ -7,6 +7,8 @@ model may hold is registered for deserialization as soon as Keras is there.
 import importlib
 import importlib.metadata
 import sys
+from types import ModuleType
+from typing import Any
 
 import wrapt
 
@@ -37,7 +39,7 @@ __all__ = [*_HOMES, *_MODULES]
 __version__ = importlib.metadata.version("clustr-keras")
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name in _MODULES:
@@ -45,11 +47,11 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-def register_for_deserialization(imported=None):
+def register_for_deserialization(imported: ModuleType | None = None) -> None:
     """Imports everything that registers itself with Keras, once Keras is there.
 
     Not while another module of ours is still being imported: half a module cannot be imported from. Its own end comes

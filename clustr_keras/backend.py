@@ -2,14 +2,19 @@
 
 import contextlib
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import keras
 from keras import ops
 
 from clustr_keras.philox import philox_bits
+from clustr_keras.types import Tensor
 
 
-def input_gradient(function, inputs, variables):
+def input_gradient(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]], inputs: Tensor, variables: Sequence[keras.Variable]
+) -> tuple[Tensor, Tensor]:
     """Gradient of the sum of a function's values in its inputs.
 
     Args:
@@ -51,7 +56,7 @@ def input_gradient(function, inputs, variables):
     raise NotImplementedError(f"the gradient of an input is known for tensorflow and jax; the backend is {backend}.")
 
 
-def example_noise(kind, seed, step, examples, shape):
+def example_noise(kind: str, seed: int, step: Tensor, examples: Tensor, shape: Sequence[int]) -> Tensor:
     """Noise that depends on the seed, the step and the number of the example alone.
 
     Args:
@@ -85,7 +90,7 @@ def _example_bits(seed, step, examples, shape):
 
 
 @contextlib.contextmanager
-def wide_floats():
+def wide_floats() -> Iterator[None]:
     """Where float64 is float64: JAX has float32 in its place unless it is asked, for one operation after the other."""
     if keras.backend.backend() != "jax":
         yield
@@ -96,7 +101,7 @@ def wide_floats():
         yield
 
 
-def of_all_replicas(rows):
+def of_all_replicas(rows: Tensor | None) -> Tensor | None:
     """Rows of all replicas in the order of the global batch, `[sum of B, ...]`, from those of this one, `[B, ...]`.
 
     Shares need not be equal. The gradient of a row is the sum over what all replicas make of it. `None` stays `None`.
@@ -109,7 +114,7 @@ def of_all_replicas(rows):
     return gathered
 
 
-def examples_of_replica(batch_size):
+def examples_of_replica(batch_size: Tensor) -> Tensor:
     """Numbers in the global batch of this replica's examples, ints `[B]`."""
     first = 0
     context = _replica_context()
@@ -119,7 +124,7 @@ def examples_of_replica(batch_size):
     return ops.cast(first + ops.arange(batch_size), "int32")
 
 
-def require_tensorflow(purpose):
+def require_tensorflow(purpose: str) -> None:
     """Refuses another backend where TensorFlow is the point.
 
     Raises:
@@ -133,7 +138,7 @@ def require_tensorflow(purpose):
         )
 
 
-def require_one_process(purpose):
+def require_one_process(purpose: str) -> None:
     """Refuses what needs whole arrays where each process holds a share of them.
 
     Raises:
@@ -148,7 +153,7 @@ def require_one_process(purpose):
 
 
 @contextlib.contextmanager
-def synchronized_normalization(model):
+def synchronized_normalization(model: keras.Model) -> Iterator[None]:
     """Lets batch normalization take its statistics over all replicas, as long as the context lasts.
 
     Not for good: what Keras saves would say so, and load with TensorFlow alone.
@@ -166,7 +171,7 @@ def synchronized_normalization(model):
             layer.synchronized = False
 
 
-def num_replicas():
+def num_replicas() -> int:
     """Number of replicas that a step runs on."""
     if keras.backend.backend() != "tensorflow":
         return 1
@@ -175,14 +180,14 @@ def num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def can_share(rows):
+def can_share(rows: int) -> bool:
     """Whether every replica gets an example of a batch. TensorFlow's convolutions go wrong on a CPU without one."""
     count = num_replicas()
     # As TensorFlow deals them out: ceil(rows / count) to each replica, while there are any.
     return -(-rows // count) * (count - 1) <= max(rows - 1, 0)
 
 
-def strategy_scope(model):
+def strategy_scope(model: keras.Model) -> AbstractContextManager:
     """The scope of the distribution strategy that a model was made under."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()

@@ -1,5 +1,7 @@
 """What depends on frozen centers alone, computed once in NumPy float64 and kept as weights."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,6 +9,7 @@ from keras import ops
 from clustr_keras.certificates.floats import widest_float
 from clustr_keras.certificates.hyperplanes import COINCIDENT
 from clustr_keras.certificates.projection import active_sets, dual_weights
+from clustr_keras.types import Floats, Tensor
 
 # Tables larger than this are not made; their entries are computed when they are needed.
 _TABLE_FLOATS = 2**22
@@ -26,7 +29,7 @@ class CenterGeometry(keras.layers.Layer):
         spread: Float, at least the largest `||mu||`.
     """
 
-    def __init__(self, centers, projects=False, **kwargs):
+    def __init__(self, centers: Floats, projects: bool = False, **kwargs: Any) -> None:
         super().__init__(dtype=widest_float(), autocast=False, trainable=False, **kwargs)
         self.num_classes, self.clusters, self.dim = centers.shape
         centers = np.asarray(centers, "float64")
@@ -49,7 +52,7 @@ class CenterGeometry(keras.layers.Layer):
                 self._make_dual_tables(centers, inverse_gaps, sets)
         self.built = True
 
-    def inverse_gaps(self, class_ids):
+    def inverse_gaps(self, class_ids: Tensor) -> Tensor:
         """`1 / ||mu_a - mu_b||` for the centers `a` of n classes and all `b`, `[n, C*K, K]`; 0 for coincident ones."""
         if self._gap_table is not None:
             return ops.take(self._gap_table, class_ids, axis=0)
@@ -59,14 +62,14 @@ class CenterGeometry(keras.layers.Layer):
 
         return ops.map(of_class, ops.convert_to_tensor(class_ids))
 
-    def inverse_gaps_between(self, own, rival):
+    def inverse_gaps_between(self, own: Tensor, rival: Tensor) -> Tensor:
         """The same for pairs of centers: flat ids `[...]` of both."""
         if self._gap_table is not None:
             row = (own // self.clusters) * (self.num_classes * self.clusters) + rival
             return ops.take(ops.reshape(self._gap_table, (-1,)), row * self.clusters + own % self.clusters)
         return _inverse(ops.norm(ops.take(self.centers, own, axis=0) - ops.take(self.centers, rival, axis=0), axis=-1))
 
-    def normal_products(self, class_ids, rivals):
+    def normal_products(self, class_ids: Tensor, rivals: Tensor) -> Tensor:
         """`n_ab . n_a'b` of the centers `a`, `a'` of a class per example and T rivals `b` each, `[B, T, K, K]`."""
         if self._normal_table is not None:
             return ops.take(self._normal_table, self._rows(class_ids, rivals), axis=0)
@@ -77,7 +80,7 @@ class CenterGeometry(keras.layers.Layer):
         normals = (own - rival) * inverse_gaps[..., None]
         return ops.matmul(normals, ops.swapaxes(normals, -1, -2))
 
-    def dual_weights(self, class_ids, rivals, h):
+    def dual_weights(self, class_ids: Tensor, rivals: Tensor, h: Tensor) -> Tensor:
         """`projection.dual_weights` for the same and signed distances `h` `[B, T, K]`."""
         if self._dual_table is None:
             return dual_weights(self.normal_products(class_ids, rivals), h)
@@ -87,11 +90,11 @@ class CenterGeometry(keras.layers.Layer):
 
     def _make_dual_tables(self, centers, inverse_gaps, sets):
         flat = centers.reshape(-1, 1, self.dim)
-        gram = []
+        grams = []
         for own, inverse in zip(centers, inverse_gaps, strict=True):
             normals = (own - flat) * inverse[..., None]
-            gram.append(normals @ normals.swapaxes(-1, -2))
-        gram = np.concatenate(gram)  # [C * C*K, K, K]
+            grams.append(normals @ normals.swapaxes(-1, -2))
+        gram = np.concatenate(grams)  # [C * C*K, K, K]
         solutions = np.zeros((len(gram), len(sets), self.clusters, self.clusters))
         for index, active in enumerate(sets):
             block = np.ix_(range(len(gram)), active, active)

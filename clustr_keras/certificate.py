@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from clustr_keras.types import ArrayLike, Floats, Ints
+
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
@@ -20,18 +22,18 @@ class Certificate:
         lipschitz_bound: Float, the proved bound of the backbone.
     """
 
-    class_ids: np.ndarray
-    certified_radius: np.ndarray | None
-    radius: np.ndarray
-    nearest_cluster: np.ndarray
-    runner_up_class_ids: np.ndarray
-    logits: np.ndarray
+    class_ids: Ints
+    certified_radius: Floats | None
+    radius: Floats
+    nearest_cluster: Ints
+    runner_up_class_ids: Ints
+    logits: Floats
     lipschitz_bound: float
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.class_ids)
 
-    def accuracy_at(self, radius, labels):
+    def accuracy_at(self, radius: float, labels: ArrayLike) -> float:
         """Certified accuracy: share of examples that are right and certified at least up to `radius`.
 
         At 0 it is the clean accuracy.

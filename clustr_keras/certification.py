@@ -1,6 +1,8 @@
 """The model that is deployed: images in, class and certified radius out, with float32 rounding accounted for."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,8 +13,11 @@ from clustr_keras.certificates import soft_radius, soft_scores
 from clustr_keras.certificates.floats import unit_roundoff, widest_float
 from clustr_keras.certificates.soft import shared_variance
 from clustr_keras.deployed_head import DeployedHead
+from clustr_keras.heads import ClusterHead
+from clustr_keras.lipschitz import LipschitzBound
 from clustr_keras.lipschitz.arithmetic import is_ieee_float32
 from clustr_keras.lipschitz.spectral import gamma
+from clustr_keras.types import Tensor
 
 METHODS = ("nearest", "union", "exact", "soft")
 
@@ -62,7 +67,9 @@ class Certifier(keras.Model):
         arithmetic; and `certified_radius` `[B]`, only if the bound comes with a rounding analysis.
     """
 
-    def __init__(self, backbone, head, bound, method="union", **kwargs):
+    def __init__(
+        self, backbone: keras.Model, head: ClusterHead, bound: LipschitzBound, method: str = "union", **kwargs: Any
+    ) -> None:
         # In float32 under any global policy: a lower one would round the images before anything else.
         super().__init__(dtype="float32", **kwargs)
         if method not in METHODS:
@@ -80,13 +87,13 @@ class Certifier(keras.Model):
         self.built = True
         self.jit_compile = False  # the arithmetic of the proof is that of the operations as they stand
 
-    def call(self, images):
+    def call(self, images: Tensor) -> dict[str, Tensor]:
         """Classifies and certifies."""
         embeddings = self._embed(images)
         with wide_floats():
             return self._certified(images, embeddings)
 
-    def deployed_logits(self, images):
+    def deployed_logits(self, images: Tensor) -> Tensor:
         """Distance logits of the deployed network, `[B, C]`: what an attack must attack."""
         embeddings = self._embed(images)
         with wide_floats():
@@ -129,7 +136,7 @@ class Certifier(keras.Model):
         is_winner = ops.one_hot(winner, self.deployed_head.num_classes, dtype="bool")
         return ops.where(is_winner, logits, ops.minimum(logits, -_LEAST_FLOAT32))
 
-    def _wide(self, embeddings):
+    def _wide(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         wide = widest_float()
         return ops.cast(embeddings, wide), ops.cast(ops.convert_to_tensor(self.centers), wide)
 
@@ -155,6 +162,7 @@ class Certifier(keras.Model):
     def _backbone_slack(self, norm, reach):
         """What rounding may cost in the backbone, at an image and at any within `reach` of it, `[B]`."""
         slope, intercept = self.bound.rounding_slope, self.bound.rounding_intercept
+        assert intercept is not None  # as there is a rounding analysis
         reach = _slightly_more(ops.maximum(reach, 0.0))
         return _slightly_more(slope * (norm + (norm + reach)) + 2.0 * intercept)
 
@@ -201,7 +209,7 @@ def _as_float32(radius):
     return ops.cast(ops.minimum(ops.where(ops.isnan(radius), 0.0, radius), _LARGEST_FLOAT32), "float32")
 
 
-def as_arrays(outputs):
+def as_arrays(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """NumPy arrays of a dict of outputs, with class and cluster ids as int64."""
     arrays = {name: np.asarray(value) for name, value in outputs.items()}
     ids = ("class_ids", "runner_up_class_ids", "nearest_cluster")

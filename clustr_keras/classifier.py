@@ -1,12 +1,15 @@
 """The classifier: a backbone, a head of cluster centers, and certificates."""
 
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Self
+
 import keras
 import numpy as np
 
 from clustr_keras.backend import require_one_process, synchronized_normalization
 from clustr_keras.certificate import Certificate
-from clustr_keras.certification import METHODS, as_arrays
-from clustr_keras.consistency import FreeAdversarialTraining
+from clustr_keras.certification import METHODS, Certifier, as_arrays
+from clustr_keras.consistency import ConsistencyTerm, FreeAdversarialTraining
 from clustr_keras.data.checks import check_images
 from clustr_keras.fit_checks import check_examples, check_fit_data
 from clustr_keras.heads import ClusterHead
@@ -15,6 +18,7 @@ from clustr_keras.losses import CertifiedMarginLoss
 from clustr_keras.objective import Objective
 from clustr_keras.objective_model import ObjectiveModel
 from clustr_keras.proof import Proof
+from clustr_keras.types import ArrayLike, Floats, Tensor
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -58,16 +62,18 @@ class ClustrClassifier(ObjectiveModel):
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
     """
 
+    _proof: Proof | None
+
     def __init__(
         self,
-        backbone,
-        num_classes,
-        clusters_per_class=1,
-        class_names=None,
-        temperature=8.0,
-        head_trainable=True,
-        **kwargs,
-    ):
+        backbone: keras.Model,
+        num_classes: int,
+        clusters_per_class: int = 1,
+        class_names: Sequence[str] | None = None,
+        temperature: float = 8.0,
+        head_trainable: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not isinstance(backbone, keras.Model) or not backbone.built:
             raise ValueError(f"backbone must be a built keras.Model; got {backbone!r}. Build it from keras.Input.")
@@ -90,7 +96,7 @@ class ClustrClassifier(ObjectiveModel):
         self._objective, self._free = Objective(None), None
         self._forget_bound()
 
-    def call(self, images, training=None):
+    def call(self, images: Tensor, training: bool | None = None) -> Tensor | dict[str, Tensor]:
         """Computes the distance logits."""
         embeddings = self.backbone(images, training=training)
         logits = self.head(embeddings)
@@ -99,15 +105,15 @@ class ClustrClassifier(ObjectiveModel):
 
     def compile(
         self,
-        optimizer="adam",
-        loss=None,
-        loss_weights=None,
-        metrics=("accuracy",),
-        consistency=None,
-        xent_lambda=0.0,
-        free=None,
-        **kwargs,
-    ):
+        optimizer: str | dict[str, Any] | keras.optimizers.Optimizer = "adam",
+        loss: str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss_weights: Any = None,
+        metrics: Sequence[Any] | None = ("accuracy",),
+        consistency: ConsistencyTerm | None = None,
+        xent_lambda: float = 0.0,
+        free: FreeAdversarialTraining | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures training as `keras.Model.compile` does.
 
         Args:
@@ -140,12 +146,14 @@ class ClustrClassifier(ObjectiveModel):
         super().compile(optimizer=optimizer, loss=loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
         self._compile_config.config.update(consistency=consistency, xent_lambda=xent_lambda, free=free)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded model as it was when it was saved."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, validation_data=None, **kwargs):
+    def fit(
+        self, x: Any = None, y: Tensor | ArrayLike | None = None, *args: Any, validation_data: Any = None, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, after a check of the data.
 
         Arrays are checked whole; of any other data set its first batch is. The batches of a `PyDataset` are taken in
@@ -179,7 +187,7 @@ class ClustrClassifier(ObjectiveModel):
         finally:
             self._is_fitting = False
 
-    def evaluate(self, *args, **kwargs):
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.evaluate` does, on radii of a freshly proved bound.
 
         A bound that fits the weights is kept. For a backbone without a known bound all radii are 0. During `fit` the
@@ -188,7 +196,7 @@ class ClustrClassifier(ObjectiveModel):
         self._prove_bound_if_known()
         return super().evaluate(*args, **kwargs)
 
-    def train_on_batch(self, *args, **kwargs):
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Trains as `keras.Model.train_on_batch` does; a bound that was proved before is forgotten."""
         if self._proof is not None:
             self._forget_bound()
@@ -196,17 +204,19 @@ class ClustrClassifier(ObjectiveModel):
         with synchronized_normalization(self):
             return super().train_on_batch(*args, **kwargs)
 
-    def test_on_batch(self, *args, **kwargs):
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates as `keras.Model.test_on_batch` does, on radii of a freshly proved bound."""
         self._prove_bound_if_known()
         return super().test_on_batch(*args, **kwargs)
 
-    def embed(self, images, batch_size=256, verbose=0):
+    def embed(self, images: Any, batch_size: int = 256, verbose: int | str = 0) -> Floats:
         """Computes the embeddings `[B, D]` of images, as a NumPy array."""
         require_one_process("an array of embeddings")
         return self.backbone.predict(images, batch_size=batch_size, verbose=verbose)
 
-    def certify(self, images, method=None, batch_size=256, verbose=0):
+    def certify(
+        self, images: Any, method: str | None = None, batch_size: int = 256, verbose: int | str = 0
+    ) -> Certificate:
         """Classifies images and proves how far each may move before its class can change.
 
         Args:
@@ -245,7 +255,7 @@ class ClustrClassifier(ObjectiveModel):
             lipschitz_bound=certifier.bound.value,
         )
 
-    def certifier(self, method=None):
+    def certifier(self, method: str | None = None) -> Certifier:
         """The deployed form of this model, a `Certifier` on condensed weights; made afresh when weights changed."""
         require_one_process("a certificate")
         if method is None:
@@ -255,11 +265,11 @@ class ClustrClassifier(ObjectiveModel):
         return self._proved().certifier(self.head, method)
 
     @property
-    def free_variables(self):
+    def free_variables(self) -> list[keras.Variable]:
         """What training depends on beside the weights and the optimizer: the perturbation of free training."""
         return [] if self._free is None else [self._free.delta]
 
-    def prove_bound(self):
+    def prove_bound(self) -> float:
         """Proves the Lipschitz bound of the backbone as it is now, unless that has been done.
 
         The head holds it from then on, with the backbone's fingerprint; during `fit` it keeps what it trains with.
@@ -272,7 +282,7 @@ class ClustrClassifier(ObjectiveModel):
         """
         return self._proved().bound.value
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
@@ -285,21 +295,21 @@ class ClustrClassifier(ObjectiveModel):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a classifier from what `get_config` returned."""
         config = dict(config)
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
         return cls(**config)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Saves the number of the training step; the losses of a batch are of no use later."""
         store["training_step"] = keras.ops.convert_to_numpy(self.training_step)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Loads the number of the training step."""
         self.training_step.assign(store["training_step"])
 
-    def _proved(self):
+    def _proved(self) -> Proof:
         """The proof for the backbone as it is now."""
         current = fingerprint(self.backbone)
         if self._proof is None or not np.array_equal(current, self._proof.fingerprint):

@@ -1,6 +1,7 @@
 """The head as it is deployed: class, logits and margins from one product of the embeddings with frozen centers."""
 
 import functools
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from clustr_keras.certificates.margins import closest_rivals
 from clustr_keras.certificates.projection import half_space_distance
 from clustr_keras.lipschitz.registry import FLOAT32_UNDERFLOW
 from clustr_keras.lipschitz.spectral import gamma
+from clustr_keras.types import Floats, Tensor
 
 # So many pairs of centers are compared at a time, for each example.
 _PAIRS_AT_A_TIME = 2**14
@@ -39,7 +41,7 @@ class DeployedHead(keras.layers.Layer):
         Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1, for inner products.
     """
 
-    def __init__(self, centers, method="union", **kwargs):
+    def __init__(self, centers: Floats, method: str = "union", **kwargs: Any) -> None:
         super().__init__(dtype=widest_float(), autocast=False, trainable=False, **kwargs)
         self.num_classes, self.clusters, self.dim = centers.shape
         self.method = method
@@ -49,25 +51,25 @@ class DeployedHead(keras.layers.Layer):
         self.relative_error = gamma(self.dim + 16, unit_roundoff(self.dtype))
         self.built = True
 
-    def scores(self, embeddings):
+    def scores(self, embeddings: Tensor) -> Tensor:
         """`s_b(z)` for every center `b`, floats `[B, C*K]`."""
         z = ops.cast(embeddings, self.dtype) - self.geometry.mean
         return ops.matmul(z, ops.transpose(self.geometry.centers)) - self.geometry.half_squares
 
-    def size(self, embeddings):
+    def size(self, embeddings: Tensor) -> Tensor:
         """`||z - m|| + max ||mu||`, floats `[B]`."""
         return ops.norm(ops.cast(embeddings, self.dtype) - self.geometry.mean, axis=-1) + self.geometry.spread
 
-    def error(self, size):
+    def error(self, size: Tensor) -> Tensor:
         """Bound `E` on the error of a score at a given size."""
         of_underflow = 2.0 * (self.dim + 4) * FLOAT32_UNDERFLOW * (1.0 + size)
         return 0.5 * self.relative_error * size**2 + of_underflow
 
-    def nearest_cluster(self, scores):
+    def nearest_cluster(self, scores: Tensor) -> Tensor:
         """Flat id `class * K + cluster` of the nearest center, ints `[B]`."""
         return ops.cast(ops.argmax(scores, axis=-1), "int32")
 
-    def logits(self, scores):
+    def logits(self, scores: Tensor) -> Tensor:
         """Union margin of every class, `[B, C]`, in embedding units; see `certificates.distance_logits`."""
         chunk = _PAIRS_AT_A_TIME // (self.num_classes * self.clusters**2)
         if chunk >= self.num_classes:
@@ -83,14 +85,14 @@ class DeployedHead(keras.layers.Layer):
         differences = ops.take_along_axis(scores, own, axis=-1) - ops.take_along_axis(scores, rival, axis=-1)
         return differences * self.geometry.inverse_gaps_between(own, rival)
 
-    def distance_to_rivals(self, size, scores, class_ids):
+    def distance_to_rivals(self, size: Tensor, scores: Tensor, class_ids: Tensor) -> Tensor:
         """Upper bound of the distance of `z` to the nearest center of another class, `[B]`. No margin exceeds it."""
         nearest = ops.max(ops.where(self.owners == class_ids[:, None], -float("inf"), scores), axis=-1)
         # ||z - mu||^2 = ||z - m||^2 - 2 s
         square = (size - self.geometry.spread) ** 2 - 2.0 * (nearest - 2.0 * self.error(size))
         return ops.sqrt(ops.maximum(square, 0.0))
 
-    def margins(self, scores, class_ids, slack):
+    def margins(self, scores: Tensor, class_ids: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
         """The margin of given classes, and what remains of it when the scores of all rivals are raised by `slack`.
 
         Args:

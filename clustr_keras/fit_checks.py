@@ -1,14 +1,20 @@
 """What `ClustrClassifier.fit` looks at before it trains."""
 
+from typing import TYPE_CHECKING, Any
+
 import keras
 import numpy as np
 
 from clustr_keras.backend import can_share, num_replicas, strategy_scope
 from clustr_keras.data.batches import ImageBatches
 from clustr_keras.data.checks import check_images, check_labels
+from clustr_keras.types import ArrayLike, Tensor
+
+if TYPE_CHECKING:
+    from clustr_keras.classifier import ClustrClassifier
 
 
-def check_fit_data(model, x, y, batch_size):
+def check_fit_data(model: "ClustrClassifier", x: Any, y: Tensor | ArrayLike | None, batch_size: int) -> None:
     """Checks the training data of a classifier, and that devices can share its batches.
 
     Args:
@@ -26,7 +32,7 @@ def check_fit_data(model, x, y, batch_size):
         _check_shares(model, rows, len(x.split) % x.batch_size if _has_small_last_batch(x) else 0)
 
 
-def check_examples(model, x, y):
+def check_examples(model: "ClustrClassifier", x: Any, y: Tensor | ArrayLike | None) -> int:
     """Checks what there is to see before training; returns the number of examples looked at."""
     if hasattr(x, "example_batch"):
         # Batches of clusters, which have checked their labels; there are none to draw before training begins.
@@ -76,7 +82,7 @@ def _has_small_last_batch(x):
     return isinstance(x, ImageBatches) and not x.drop_remainder
 
 
-def _first_batch(dataset):
+def _first_batch(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of the first batch of a tf.data.Dataset, PyDataset, generator-free data set or data loader."""
     if dataset is None:
         raise ValueError("there is no training data: pass x and y, or a data set.")

@@ -1,5 +1,7 @@
 """The head that classifies by the nearest learned cluster center."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +11,7 @@ from clustr_keras.data.checks import checked_integer
 from clustr_keras.lipschitz import is_one_lipschitz_by_construction
 from clustr_keras.lipschitz.fingerprint import FINGERPRINT_BYTES
 from clustr_keras.lipschitz.spectral import float32_upward
+from clustr_keras.types import Ints, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -56,7 +59,14 @@ class ClusterHead(keras.layers.Layer):
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
     """
 
-    def __init__(self, num_classes, clusters_per_class=1, temperature=8.0, centers_initializer="orthogonal", **kwargs):
+    def __init__(
+        self,
+        num_classes: int,
+        clusters_per_class: int = 1,
+        temperature: float = 8.0,
+        centers_initializer: str | dict[str, Any] | keras.initializers.Initializer = "orthogonal",
+        **kwargs: Any,
+    ) -> None:
         # Without autocast: a policy of lower precision must not round the embeddings on their way in.
         super().__init__(autocast=False, **kwargs)
         self.num_classes = checked_integer("num_classes", num_classes, 2)
@@ -67,7 +77,7 @@ class ClusterHead(keras.layers.Layer):
         self.centers_initializer = keras.initializers.get(centers_initializer)
         self._serves_one_lipschitz = True
 
-    def __call__(self, embeddings, *args, **kwargs):
+    def __call__(self, embeddings: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Applies the head; a graph that is 1-Lipschitz by construction is recognized as such."""
         logits = super().__call__(embeddings, *args, **kwargs)
         if hasattr(embeddings, "_keras_history"):
@@ -77,7 +87,7 @@ class ClusterHead(keras.layers.Layer):
                 self.set_lipschitz(1.0 if self._serves_one_lipschitz else float("inf"))
         return logits
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the weights."""
         if len(input_shape) != 2 or input_shape[-1] is None:
             raise ValueError(
@@ -113,7 +123,7 @@ class ClusterHead(keras.layers.Layer):
         )
         self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: input_shape[-1]})
 
-    def call(self, embeddings):
+    def call(self, embeddings: Tensor) -> Tensor:
         """Computes the distance logits."""
         logits = certificates.distance_logits(*self._geometry(embeddings))
         lipschitz = ops.convert_to_tensor(self.lipschitz)
@@ -121,15 +131,15 @@ class ClusterHead(keras.layers.Layer):
         logits = logits / ops.where(known, lipschitz, 1.0)
         return logits - ops.where(known, 0.0, ops.max(logits, axis=-1, keepdims=True))
 
-    def squared_distances(self, embeddings):
+    def squared_distances(self, embeddings: Tensor) -> Tensor:
         """Squared distances `||z - mu||^2` to every center, `[B, C, K]`, float32."""
         return certificates.squared_distances(*self._geometry(embeddings))
 
-    def nearest_cluster(self, embeddings):
+    def nearest_cluster(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Class and cluster (`0..K-1`) of the nearest center, two int tensors `[B]`."""
         return certificates.nearest_cluster(*self._geometry(embeddings))
 
-    def log_scores(self, embeddings):
+    def log_scores(self, embeddings: Tensor) -> Tensor:
         """Class scores in log space, `log_score_c = logsumexp_k(-||z - mu_ck||^2 / (2 s_ck^2))`.
 
         The logarithm of `paper_scores`. Every cluster votes. Finite, with a gradient of the size of the distances,
@@ -143,7 +153,7 @@ class ClusterHead(keras.layers.Layer):
         """
         return ops.logsumexp(self._votes(embeddings), axis=-1)
 
-    def paper_scores(self, embeddings, nearest=None):
+    def paper_scores(self, embeddings: Tensor, nearest: int | None = None) -> Tensor:
         """Class scores as published, `score_c = sum_k exp(-||z - mu_ck||^2 / (2 s_ck^2))`.
 
         They saturate: far from all centers the scores and their gradients are 0, and an attack on them is blind. For
@@ -161,7 +171,7 @@ class ClusterHead(keras.layers.Layer):
         """
         return ops.sum(ops.exp(self._votes(embeddings, nearest)), axis=-1)
 
-    def log_posterior(self, embeddings, nearest=None):
+    def log_posterior(self, embeddings: Tensor, nearest: int | None = None) -> Tensor:
         """Logarithm of the posterior, `log_score_c - logsumexp_j(log_score_j)`.
 
         Args:
@@ -177,7 +187,7 @@ class ClusterHead(keras.layers.Layer):
         """
         return ops.log_softmax(ops.logsumexp(self._votes(embeddings, nearest), axis=-1), axis=-1)
 
-    def posterior(self, embeddings, nearest=None, scores="log"):
+    def posterior(self, embeddings: Tensor, nearest: int | None = None, scores: str = "log") -> Tensor:
         """Class posterior by the votes of the clusters, `p_c = score_c / sum_j score_j`.
 
         It is not what a certificate covers.
@@ -202,23 +212,23 @@ class ClusterHead(keras.layers.Layer):
             return votes / ops.maximum(ops.sum(votes, axis=-1, keepdims=True), 1e-12)
         raise ValueError(f'scores must be "log" or "paper"; got {scores!r}.')
 
-    def probabilities(self, logits):
+    def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax of distance logits times the temperature, `[B, C]`."""
         # The largest is subtracted first: the temperature may take them out of float32's range.
         lead = logits - ops.max(logits, axis=-1, keepdims=True)
         return ops.softmax(self.temperature * lead, axis=-1)
 
     @property
-    def is_lipschitz_known(self):
+    def is_lipschitz_known(self) -> bool:
         """Whether `lipschitz` holds a bound."""
         return bool(np.isfinite(ops.convert_to_numpy(self.lipschitz)))
 
     @property
-    def is_lipschitz_proved(self):
+    def is_lipschitz_proved(self) -> bool:
         """Whether `lipschitz` was proved for particular weights, whose fingerprint the head holds."""
         return bool(np.any(ops.convert_to_numpy(self.backbone_fingerprint)))
 
-    def set_lipschitz(self, bound, fingerprint=None):
+    def set_lipschitz(self, bound: float, fingerprint: Ints | None = None) -> None:
         """Stores the backbone's Lipschitz bound and the fingerprint of the weights it was proved for.
 
         `ClustrClassifier` sees to it that the two go together. In a functional model of your own nothing watches the
@@ -233,11 +243,11 @@ class ClusterHead(keras.layers.Layer):
         self.lipschitz.assign(float32_upward(bound))
         self.backbone_fingerprint.assign(np.zeros(FINGERPRINT_BYTES, "uint8") if fingerprint is None else fingerprint)
 
-    def compute_output_spec(self, embeddings):
+    def compute_output_spec(self, embeddings: Tensor) -> keras.KerasTensor:
         """Returns the logits' shape, and float32 whatever the policy."""
         return keras.KerasTensor((embeddings.shape[0], self.num_classes), dtype="float32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),

@@ -4,6 +4,8 @@ Distance logits hold radii in real arithmetic, of the Lipschitz bound that the h
 slack of float32 is subtracted by `ClustrClassifier.certify`.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -30,11 +32,11 @@ class CertifiedRadius(keras.metrics.MeanMetricWrapper):
     0.5
     """
 
-    def __init__(self, name="certified_radius", dtype=None):
+    def __init__(self, name: str = "certified_radius", dtype: str | None = None) -> None:
         super().__init__(fn=lambda y, logits: ops.maximum(_radius_of_label(y, logits), 0.0), name=name, dtype=dtype)
         self._direction = "up"
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"name": self.name, "dtype": self.dtype}
 
@@ -60,13 +62,13 @@ class CertifiedAccuracy(keras.metrics.MeanMetricWrapper):
     0.5
     """
 
-    def __init__(self, radius, name="certified_accuracy", dtype=None):
+    def __init__(self, radius: float, name: str = "certified_accuracy", dtype: str | None = None) -> None:
         if not radius > 0:
             raise ValueError(f"radius must be positive; got {radius}. For a radius of 0 use plain accuracy.")
         self.radius = float(radius)
         super().__init__(fn=lambda y, logits: _radius_of_label(y, logits) >= self.radius, name=name, dtype=dtype)
         self._direction = "up"
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"name": self.name, "dtype": self.dtype, "radius": self.radius}

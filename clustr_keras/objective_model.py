@@ -2,16 +2,20 @@
 
 import contextlib
 import contextvars
+from typing import Any
 
 import keras
 
 from clustr_keras.backend import of_all_replicas, strategy_scope
-from clustr_keras.objective import class_ids, is_class_and_cluster
+from clustr_keras.consistency import FreeAdversarialTraining
+from clustr_keras.heads import ClusterHead
+from clustr_keras.objective import Objective, class_ids, is_class_and_cluster
+from clustr_keras.types import Tensor
 
 # The model whose step is being made and needs embeddings beside its logits. Replicas have threads of their own.
-_in_step = contextvars.ContextVar("in_step", default=None)
+_in_step: contextvars.ContextVar["ObjectiveModel | None"] = contextvars.ContextVar("in_step", default=None)
 # The loss of the step that this thread makes. An attribute would be another replica's after they have met.
-_loss_of_step = contextvars.ContextVar("loss_of_step", default=None)
+_loss_of_step: contextvars.ContextVar[Tensor] = contextvars.ContextVar("loss_of_step", default=None)
 
 
 class ObjectiveModel(keras.Model):
@@ -24,7 +28,14 @@ class ObjectiveModel(keras.Model):
         example_losses: Variable with the magnet losses of the last batch, or `None`.
     """
 
-    def train_step(self, *args):
+    backbone: keras.Model
+    head: ClusterHead
+    training_step: keras.Variable
+    example_losses: keras.Variable | None
+    _objective: Objective
+    _free: FreeAdversarialTraining | None
+
+    def train_step(self, *args: Any) -> dict[str, Tensor]:
         """Makes one training step; with `free`, one for each replay."""
         with self._giving_embeddings(self._objective.needs_embeddings or self._free is not None):
             if self._free is None:
@@ -36,12 +47,19 @@ class ObjectiveModel(keras.Model):
                 loss=lambda: self.optimizer.scale_loss(_loss_of_step.get()),
             )
 
-    def test_step(self, *args):
+    def test_step(self, *args: Any) -> dict[str, Tensor]:
         """Makes one step of an evaluation."""
         with self._giving_embeddings(not self._objective.acts_on_logits):
             return super().test_step(*args)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | dict[str, Tensor] | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         """Computes the loss, and in training the terms beside it."""
         objective = self._objective
         if not isinstance(y_pred, dict):
@@ -60,7 +78,9 @@ class ObjectiveModel(keras.Model):
             _loss_of_step.set(loss)
         return loss
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor | dict[str, Tensor], sample_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Updates the metrics, which are about the logits."""
         if isinstance(y_pred, dict):
             y, y_pred = class_ids(y), y_pred["logits"]

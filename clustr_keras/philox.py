@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from clustr_keras.types import Tensor
+
 _ROUNDS = 10
 _FACTORS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -10,7 +12,7 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _STIRRING_KEY = (0x3EC8F720, 0x02461E29)
 
 
-def philox_bits(seed, step, examples, count):
+def philox_bits(seed: int, step: Tensor, examples: Tensor, count: int) -> Tensor:
     """`tf.random.stateless_uniform([count], [seed * 2^32 + step, example], alg="philox")` as bits, for each example.
 
     Args:

@@ -18,3 +18,6 @@ Ints: TypeAlias = npt.NDArray[Any]
 
 Bools: TypeAlias = npt.NDArray[Any]
 """A NumPy array of yes or no."""
+
+Shape: TypeAlias = tuple[int | None, ...]
+"""Sizes of the axes, `None` for what is left open."""

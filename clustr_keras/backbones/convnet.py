@@ -1,11 +1,21 @@
 """A small convolutional network for quick trials."""
 
+from collections.abc import Sequence
+
 import keras
 
 from clustr_keras.backbones.normalization import normalized
+from clustr_keras.types import Shape
 
 
-def convnet(input_shape, width=32, dim=128, mean=None, std=None, name="convnet"):
+def convnet(
+    input_shape: Shape,
+    width: int = 32,
+    dim: int = 128,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    name: str = "convnet",
+) -> keras.Model:
     """Three strided convolutions with batch normalization, then a dense layer onto the embedding.
 
     Sized for images like MNIST's on a CPU. The convolutions have `width`, `2 width` and `2 width` channels, each halves

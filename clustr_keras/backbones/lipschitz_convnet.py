@@ -1,11 +1,14 @@
 """Convolutional network that is 1-Lipschitz by construction."""
 
+from collections.abc import Sequence
+
 import keras
 
 from clustr_keras.backbones.stages import check_dense, check_halved, dense_layers, preset
 from clustr_keras.lipschitz.layers import MaxMin
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.space_to_depth import SpaceToDepth
+from clustr_keras.types import Shape
 
 _PRESETS = {
     8: {"channels": (32,), "dense": (128, 64)},
@@ -14,7 +17,14 @@ _PRESETS = {
 }
 
 
-def lipschitz_convnet(input_shape, channels=None, dense=None, depth=1, padding="same", name="lipschitz_convnet"):
+def lipschitz_convnet(
+    input_shape: Shape,
+    channels: Sequence[int] | None = None,
+    dense: Sequence[int] | None = None,
+    depth: int = 1,
+    padding: str = "same",
+    name: str = "lipschitz_convnet",
+) -> keras.Model:
     """Stages of `SpaceToDepth`, `OrthogonalConv2D` and `MaxMin`, then dense layers onto the embedding.
 
     Each stage halves the resolution without a loss, then convolves with kernels of size 3. For images of 28 x 28 or 32

@@ -1,11 +1,14 @@
 """Residual network that is 1-Lipschitz by construction."""
 
+from collections.abc import Sequence
+
 import keras
 
 from clustr_keras.backbones.stages import check_dense, check_halved, dense_layers, preset
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.residual_conv import LipschitzResidualConv2D
 from clustr_keras.lipschitz.space_to_depth import SpaceToDepth
+from clustr_keras.types import Shape
 
 _PRESETS = {
     8: {"width": 32, "depths": (2,), "dense": (128, 64)},
@@ -14,7 +17,13 @@ _PRESETS = {
 }
 
 
-def lipschitz_resnet(input_shape, width=None, depths=None, dense=None, name="lipschitz_resnet"):
+def lipschitz_resnet(
+    input_shape: Shape,
+    width: int | None = None,
+    depths: Sequence[int] | None = None,
+    dense: Sequence[int] | None = None,
+    name: str = "lipschitz_resnet",
+) -> keras.Model:
     """Stages of `SpaceToDepth`, `OrthogonalConv2D` and residual blocks, then dense layers onto the embedding.
 
     Stage i halves the resolution without a loss, mixes to `width * 2^i` channels, and goes through `depths[i]` layers

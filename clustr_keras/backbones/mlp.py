@@ -1,13 +1,16 @@
 """Multilayer perceptron that is 1-Lipschitz by construction."""
 
+from collections.abc import Sequence
+
 import keras
 
 from clustr_keras.backbones.stages import check_dense, dense_layers, preset
+from clustr_keras.types import Shape
 
 _PRESETS = {8: (256, 256, 64), 28: (512, 512, 256, 128), 32: (1024, 512, 256, 128)}
 
 
-def lipschitz_mlp(input_shape, widths=None, name="lipschitz_mlp"):
+def lipschitz_mlp(input_shape: Shape, widths: Sequence[int] | None = None, name: str = "lipschitz_mlp") -> keras.Model:
     """A chain of `OrthogonalDense` layers with `MaxMin` between them, ending in the embedding.
 
     Args:

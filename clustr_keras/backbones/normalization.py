@@ -1,5 +1,7 @@
 """Input normalization, inside the model: images stay in [0, 1] outside."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -9,7 +11,9 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 
 
-def normalized(images, mean, std):
+def normalized(
+    images: keras.KerasTensor, mean: float | Sequence[float] | None, std: float | Sequence[float] | None
+) -> keras.KerasTensor:
     """Applies `(x - mean) / std` per channel, as a layer of the model; nothing if both are `None`.
 
     Args:
@@ -36,9 +40,9 @@ def normalized(images, mean, std):
             )
     if not np.min(std) > 0:
         raise ValueError(f"std must be positive; got {std}.")
-    mean, std = (np.broadcast_to(np.asarray(values, "float64"), channels) for values in (mean, std))
+    means, deviations = (np.broadcast_to(np.asarray(values, "float64"), channels) for values in (mean, std))
     # In float32 under any policy: bfloat16 cannot tell neighboring pixel values apart.
     layer = keras.layers.Normalization(
-        mean=mean.tolist(), variance=(std**2).tolist(), dtype="float32", name="normalization"
+        mean=means.tolist(), variance=(deviations**2).tolist(), dtype="float32", name="normalization"
     )
     return layer(images)

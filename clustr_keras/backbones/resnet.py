@@ -1,11 +1,20 @@
 """ResNet-18 in its form for small images."""
 
+from collections.abc import Sequence
+
 import keras
 
 from clustr_keras.backbones.normalization import normalized
+from clustr_keras.types import Shape
 
 
-def resnet18(input_shape=(32, 32, 3), mean=None, std=None, width=64, name="resnet18"):
+def resnet18(
+    input_shape: Shape = (32, 32, 3),
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    width: int = 64,
+    name: str = "resnet18",
+) -> keras.Model:
     """ResNet-18 for small images, without its last layer: `x + F(x)` eight times, then the mean over all positions.
 
     A 3x3 convolution without pooling, then four stages of two basic blocks with `width`, `2 width`, `4 width` and

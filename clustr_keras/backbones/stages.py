@@ -1,9 +1,15 @@
 """What the Lipschitz backbones share: sizes for a resolution, dense layers at the end, checks of both."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
 from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense
+from clustr_keras.types import Shape
 
 
-def preset(presets, input_shape):
+def preset(presets: Mapping[int, Any], input_shape: Shape) -> Any:
     """The sizes for an image: those of the largest resolution that it reaches, or else of the smallest.
 
     Args:
@@ -22,7 +28,7 @@ def preset(presets, input_shape):
     return presets[max((known for known in presets if known <= resolution), default=min(presets))]
 
 
-def check_halved(input_shape, stages):
+def check_halved(input_shape: Shape, stages: int) -> None:
     """Checks that images can be halved once in each stage.
 
     Args:
@@ -43,7 +49,7 @@ def check_halved(input_shape, stages):
         )
 
 
-def check_dense(name, sizes):
+def check_dense(name: str, sizes: Sequence[int]) -> None:
     """Checks the output sizes of dense layers with `MaxMin` between them.
 
     Args:
@@ -61,7 +67,7 @@ def check_dense(name, sizes):
         raise ValueError(f"{name} must hold at least one number, and even ones before the last; got {tuple(sizes)}.")
 
 
-def dense_layers(x, sizes):
+def dense_layers(x: keras.KerasTensor, sizes: Sequence[int]) -> keras.KerasTensor:
     """`OrthogonalDense` layers with `MaxMin` between them.
 
     Args:

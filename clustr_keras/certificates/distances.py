@@ -3,9 +3,10 @@
 from keras import ops
 
 from clustr_keras.certificates.chunks import is_small
+from clustr_keras.types import ArrayLike, Tensor
 
 
-def squared_distances(embeddings, centers):
+def squared_distances(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike) -> Tensor:
     """Squared distances `||z - mu||^2` to every center.
 
     Args:
@@ -28,7 +29,7 @@ def squared_distances(embeddings, centers):
     return of_examples(embeddings) if is_small(centers.shape) else ops.map(of_examples, embeddings)
 
 
-def nearest_cluster(embeddings, centers):
+def nearest_cluster(embeddings: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Class and cluster (`0..K-1`) of the center nearest to each embedding, two int arrays `[B]`."""
     clusters = centers.shape[1]
     distances = squared_distances(embeddings, centers)
@@ -36,7 +37,7 @@ def nearest_cluster(embeddings, centers):
     return nearest // clusters, nearest % clusters
 
 
-def as_geometry(embeddings, centers):
+def as_geometry(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike) -> tuple[Tensor, Tensor]:
     """Tensors of one dtype (the embeddings'), after a check of the shapes."""
     embeddings = ops.convert_to_tensor(embeddings)
     centers = ops.cast(ops.convert_to_tensor(centers), embeddings.dtype)

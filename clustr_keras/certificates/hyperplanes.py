@@ -3,6 +3,7 @@
 from keras import ops
 
 from clustr_keras.certificates.chunks import is_small
+from clustr_keras.types import Tensor
 
 # Below this distance two centers count as coincident: the square of a smaller one leaves float32's range.
 COINCIDENT = 1e-15
@@ -11,7 +12,7 @@ COINCIDENT = 1e-15
 _TABLED_CLASSES = 32
 
 
-def signed_distances(embeddings, centers, class_ids):
+def signed_distances(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
     """`h_ab(z)` for the centers `a` of one class per example against the centers `b` of all others.
 
     Args:
@@ -43,7 +44,7 @@ def signed_distances(embeddings, centers, class_ids):
     return of_examples(examples) if is_small((clusters, *centers.shape)) else ops.map(of_examples, examples)
 
 
-def signed_distances_by_class(embeddings, centers, class_ids):
+def signed_distances_by_class(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
     """`h_ab(z)`, `[B, n, K, C*K]`, of `n` classes for all examples; infinite where `b` is of the class itself."""
     num_classes, clusters, dim = centers.shape
     mean = mean_of(centers)
@@ -58,7 +59,7 @@ def signed_distances_by_class(embeddings, centers, class_ids):
     return ops.where(same[:, None, :], float("inf"), h)
 
 
-def hyperplanes(own, rival, mean):
+def hyperplanes(own: Tensor, rival: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Unit normals from `rival` to `own` and midpoints relative to `mean`; normals of coincident centers are 0."""
     difference = own - rival
     square = ops.sum(difference**2, axis=-1, keepdims=True)
@@ -67,7 +68,7 @@ def hyperplanes(own, rival, mean):
     return normals, 0.5 * ((own - mean) + (rival - mean))
 
 
-def normal_products(centers, class_ids, rivals):
+def normal_products(centers: Tensor, class_ids: Tensor, rivals: Tensor) -> Tensor:
     """`n_ab . n_a'b` for the centers `a`, `a'` of one class per example and T rivals `b` each, `[B, T, K, K]`."""
     num_classes, clusters, dim = centers.shape
     flat = ops.reshape(centers, (-1, dim))
@@ -82,7 +83,7 @@ def normal_products(centers, class_ids, rivals):
     return ops.matmul(normals, ops.swapaxes(normals, -1, -2))
 
 
-def signed_distance_error(size, dim, unit_roundoff):
+def signed_distance_error(size: Tensor, dim: int, unit_roundoff: float) -> Tensor:
     """Bound on the error of a computed `h_ab`, with `size` at least `||z - mean|| + max ||mu - mean||`.
 
     The normal is off by at most `gamma_(D+4)` in norm (its difference of centers is exact up to one rounding, whatever
@@ -93,12 +94,12 @@ def signed_distance_error(size, dim, unit_roundoff):
     return operations / (1.0 - operations) * size
 
 
-def size_about_mean(embeddings, centers):
+def size_about_mean(embeddings: Tensor, centers: Tensor) -> Tensor:
     """`||z - mean|| + max ||mu - mean||`, floats `[B, 1]`."""
     mean = mean_of(centers)
     return ops.norm(embeddings - mean, axis=-1, keepdims=True) + ops.max(ops.norm(centers - mean, axis=-1))
 
 
-def mean_of(centers):
+def mean_of(centers: Tensor) -> Tensor:
     """The mean of all centers, `[D]`."""
     return ops.mean(centers, axis=(0, 1))

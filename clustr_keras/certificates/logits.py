@@ -1,14 +1,17 @@
 """Distance logits: the union margin of every class."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from keras import ops
 
 from clustr_keras.certificates import chunks
 from clustr_keras.certificates.distances import as_geometry
 from clustr_keras.certificates.hyperplanes import hyperplanes, mean_of, signed_distances_by_class
+from clustr_keras.types import ArrayLike, Tensor
 
 
-def distance_logits(embeddings, centers):
+def distance_logits(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike) -> Tensor:
     """The union margin of every class: `logit_c = min_{b not in c} max_{a in c} h_ab(z)`.
 
     The argmax is the class of the nearest center; its logit is the union radius in embedding space, and all others
@@ -48,7 +51,9 @@ def distance_logits(embeddings, centers):
     return ops.sum(normals * (z[:, None, :] - midpoints), axis=-1)
 
 
-def deciding_pairs(signed_distances, num_classes, clusters, chunk):
+def deciding_pairs(
+    signed_distances: Callable[[Tensor], tuple[Sequence[Tensor], Tensor]], num_classes: int, clusters: int, chunk: int
+) -> tuple[Tensor, Tensor]:
     """Flat ids `[B, C]` of the pair of centers (own, rival) that decides each class's margin.
 
     Args:

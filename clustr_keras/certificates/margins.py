@@ -11,12 +11,13 @@ from clustr_keras.certificates.hyperplanes import (
     size_about_mean,
 )
 from clustr_keras.certificates.projection import dual_weights, half_space_distance
+from clustr_keras.types import Tensor
 
 # The exact margin projects on this many rivals: on all for C <= 6 and K <= 4.
 _PROJECTED_RIVALS = 20
 
 
-def nearest_margin(embeddings, centers, class_ids):
+def nearest_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
     """`min_{b not in c} h_ab(z)` for the center `a` of class `c` nearest to `z`, `[B]`, in embedding units."""
     distances = squared_distances(embeddings, centers)
     own = ops.take_along_axis(distances, ops.cast(class_ids, "int32")[:, None, None], axis=1)[:, 0]
@@ -25,7 +26,7 @@ def nearest_margin(embeddings, centers, class_ids):
     return ops.min(ops.where(chosen, h, float("inf")), axis=(1, 2))
 
 
-def union_margin(embeddings, centers, class_ids):
+def union_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
     """`min_{b not in c} max_{a in c} h_ab(z)` for a given class `c` per example, `[B]`, in embedding units.
 
     Negative where another class is nearer.
@@ -33,7 +34,7 @@ def union_margin(embeddings, centers, class_ids):
     return ops.min(ops.max(signed_distances(embeddings, centers, class_ids), axis=1), axis=-1)
 
 
-def exact_margin(embeddings, centers, class_ids):
+def exact_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
     """Distance of `z` to where some `b` not in `c` has `h_ab <= 0` for all `a` in `c`, `[B]`, in embedding units.
 
     A lower bound of it in floating point, never below the union margin.
@@ -53,7 +54,7 @@ def exact_margin(embeddings, centers, class_ids):
     return ops.minimum(ops.min(margins, axis=-1), of_rest)
 
 
-def closest_rivals(union, count):
+def closest_rivals(union: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Flat ids `[B, T]` of the rivals with the smallest union values, and the next such value, `[B]`.
 
     Args:

@@ -5,13 +5,14 @@ import itertools
 from keras import ops
 
 from clustr_keras.certificates.floats import unit_roundoff
+from clustr_keras.types import Tensor
 
 # All active sets are tried up to this K; beyond it coordinate ascent makes so many sweeps.
 _ENUMERATED_CLUSTERS = 4
 _SWEEPS = 50
 
 
-def half_space_distance(weights, gram, h, dim):
+def half_space_distance(weights: Tensor, gram: Tensor, h: Tensor, dim: int) -> Tensor:
     """Distance of `z` to the polyhedron `{w : h_a(w) <= 0 for all a}`, by the best of some dual weights.
 
     `max_l (l . h) / ||sum_a l_a n_a||`, minus its own rounding: a bound from below for whatever weights `l >= 0`, and
@@ -34,14 +35,14 @@ def half_space_distance(weights, gram, h, dim):
     return ops.max(numerator / ops.sqrt(square), axis=-1) * (1.0 - gamma)
 
 
-def dual_weights(gram, h):
+def dual_weights(gram: Tensor, h: Tensor) -> Tensor:
     """Weights `l >= 0`, `[B, T, S, K]`, of which one makes `half_space_distance` all or nearly all of the distance."""
     if h.shape[-1] <= _ENUMERATED_CLUSTERS:
         return _active_set_weights(gram, h)
     return _ascended_weights(gram, h)[..., None, :]
 
 
-def active_sets(clusters):
+def active_sets(clusters: int) -> list[tuple[int, ...]]:
     """The sets of at least two of K faces."""
     return [active for size in range(2, clusters + 1) for active in itertools.combinations(range(clusters), size)]
 

@@ -7,9 +7,10 @@ from clustr_keras.certificates.distances import as_geometry, nearest_cluster
 from clustr_keras.certificates.floats import unit_roundoff, widest_float
 from clustr_keras.certificates.margins import exact_margin, nearest_margin, union_margin
 from clustr_keras.certificates.soft import largest_gaps, shared_variance, soft_scores
+from clustr_keras.types import ArrayLike, Tensor
 
 
-def nearest_radius(embeddings, centers, lipschitz=1.0):
+def nearest_radius(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike, lipschitz: float = 1.0) -> Tensor:
     """Distance to the nearest bisecting hyperplane of the winning center.
 
     `r = min_b h_ab(z) / L`, with `a` the center nearest to `z` and `b` over the centers of all other classes. No
@@ -40,7 +41,7 @@ def nearest_radius(embeddings, centers, lipschitz=1.0):
     return _rounded_down(nearest_margin(embeddings, centers, class_ids), lipschitz, dtype)
 
 
-def union_radius(embeddings, centers, lipschitz=1.0):
+def union_radius(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike, lipschitz: float = 1.0) -> Tensor:
     """Distance within which every rival center stays farther away than some center of the winning class.
 
     `r = min_{b not in c} max_{a in c} h_ab(z) / L`, with `c` the class of the center nearest to `z`. For each rival
@@ -71,7 +72,7 @@ def union_radius(embeddings, centers, lipschitz=1.0):
     return _rounded_down(union_margin(embeddings, centers, class_ids), lipschitz, dtype)
 
 
-def exact_radius(embeddings, centers, lipschitz=1.0):
+def exact_radius(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike, lipschitz: float = 1.0) -> Tensor:
     """Distance to the region of the other classes.
 
     `r = min_{b not in c} dist(z, {w : h_ab(w) <= 0 for all a in c}) / L`, with `c` the class of the center nearest to
@@ -109,7 +110,12 @@ def exact_radius(embeddings, centers, lipschitz=1.0):
     return _rounded_down(exact_margin(embeddings, centers, class_ids), lipschitz, dtype)
 
 
-def soft_radius(embeddings, centers, lipschitz=1.0, variance=1.0):
+def soft_radius(
+    embeddings: Tensor | ArrayLike,
+    centers: Tensor | ArrayLike,
+    lipschitz: float = 1.0,
+    variance: Tensor | ArrayLike = 1.0,
+) -> Tensor:
     """Distance within which the class that scores highest by all its clusters keeps doing so.
 
     With `score_c = logsumexp_k(-||z - mu_ck||^2 / (2 s^2))` and `c` the class of the largest score,

@@ -4,14 +4,15 @@ import numpy as np
 from keras import ops
 
 from clustr_keras.certificates.distances import squared_distances
+from clustr_keras.types import ArrayLike, Tensor
 
 
-def soft_scores(embeddings, centers, variance):
+def soft_scores(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike, variance: Tensor) -> Tensor:
     """`logsumexp_k(-||z - mu_ck||^2 / (2 s^2))`, floats `[B, C]`."""
     return ops.logsumexp(-squared_distances(embeddings, centers) / (2.0 * variance), axis=-1)
 
 
-def shared_variance(variance):
+def shared_variance(variance: Tensor | ArrayLike) -> float:
     """The one variance of all clusters, as a float.
 
     Raises:
@@ -28,7 +29,7 @@ def shared_variance(variance):
     return float(values.flat[0])
 
 
-def largest_gaps(centers):
+def largest_gaps(centers: Tensor) -> Tensor:
     """`max_{k,l} ||mu_ck - mu_jl||`, `[C, C]`, a class at a time."""
 
     def of_class(own):

@@ -1,10 +1,14 @@
 """Free adversarial training: each backward pass serves the weights and the perturbation."""
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import keras
 from keras import ops
 
 from clustr_keras.backend import examples_of_replica, of_all_replicas
 from clustr_keras.data.checks import checked_integer
+from clustr_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -28,14 +32,14 @@ class FreeAdversarialTraining:
         Shafahi et al., Adversarial Training for Free!, NeurIPS 2019.
     """
 
-    def __init__(self, batch_size, eps=8 / 255, replays=8):
+    def __init__(self, batch_size: int, eps: float = 8 / 255, replays: int = 8) -> None:
         if not 0 < eps <= 1:
             raise ValueError(f"eps must lie in (0, 1], for pixels in [0, 1]; got {eps}.")
         self.batch_size = checked_integer("batch_size", batch_size, 1)
         self.eps = float(eps)
         self.replays = checked_integer("replays", replays, 1)
 
-    def build(self, image_shape):
+    def build(self, image_shape: Shape) -> None:
         """Makes `delta`, `[batch_size, H, W, C]`."""
         if keras.backend.backend() != "tensorflow":
             raise NotImplementedError(
@@ -50,7 +54,9 @@ class FreeAdversarialTraining:
             aggregation="only_first_replica",
         )
 
-    def train_step(self, images, step, loss):
+    def train_step(
+        self, images: Tensor, step: Callable[[Tensor], dict[str, Tensor]], loss: Callable[[], Tensor]
+    ) -> dict[str, Tensor]:
         """Makes all replays of one batch.
 
         Args:
@@ -84,11 +90,11 @@ class FreeAdversarialTraining:
             self.delta.assign(ops.concatenate([moved, self.delta[ops.shape(moved)[0] :]], axis=0))
         return logs
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {"batch_size": self.batch_size, "eps": self.eps, "replays": self.replays}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes the same from what `get_config` returned."""
         return cls(**config)

@@ -1,10 +1,17 @@
 """QTRADES, the one-step consistency term of the paper."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import keras
 from keras import ops
 
 from clustr_keras.consistency.term import ScoreConsistency
 from clustr_keras.losses.consistency import cross_entropy_between
+from clustr_keras.types import Tensor
+
+if TYPE_CHECKING:
+    from clustr_keras.heads import ClusterHead
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -32,24 +39,32 @@ class QTRADES(ScoreConsistency):
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
     """
 
-    def __init__(self, weight=8.0, eps=8 / 255, step_size=None, scores="log", paper_gradient=False, seed=0):
+    def __init__(
+        self,
+        weight: float = 8.0,
+        eps: float = 8 / 255,
+        step_size: float | Sequence[float] | None = None,
+        scores: str = "log",
+        paper_gradient: bool = False,
+        seed: int = 0,
+    ) -> None:
         super().__init__(weight, eps, 1.25 * eps if step_size is None else step_size, steps=1, scores=scores, seed=seed)
         self.paper_gradient = bool(paper_gradient)
 
-    def of_attack(self, head, clean, start):
+    def of_attack(self, head: "ClusterHead", clean: Tensor, start: Tensor) -> Tensor | float:
         """The attack's loss at its start, with its gradient in the weights and not its value."""
         if not self.paper_gradient:
             return 0.0
         loss = self.inner(clean, self.features(head, start))
         return loss - ops.stop_gradient(loss)
 
-    def inner(self, clean, twins):
+    def inner(self, clean: Tensor, twins: Tensor) -> Tensor:
         """Cross-entropy of the twins with the images' distribution."""
         return cross_entropy_between(self.distribution(clean), twins)
 
     outer = inner
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         config = super().get_config()
         del config["steps"]

@@ -1,12 +1,19 @@
 """What all consistency terms have in common: the perturbed twin, and what is compared."""
 
-import numbers
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
+import numpy as np
 from keras import ops
 
 from clustr_keras.backend import example_noise, examples_of_replica, input_gradient, of_all_replicas
 from clustr_keras.data.checks import checked_integer
+from clustr_keras.types import Tensor
+
+if TYPE_CHECKING:
+    from clustr_keras.heads import ClusterHead
+    from clustr_keras.objective_model import ObjectiveModel
 
 # The largest entry of an attack's gradient on its way into the backbone: the middle of what float16 can hold.
 _GRADIENT_SIZE = 256.0
@@ -46,20 +53,26 @@ class ConsistencyTerm:
 
     start = "uniform"
 
-    def __init__(self, weight, eps, step_size, steps, seed=0):
-        step_size = [float(step) for step in step_size] if isinstance(step_size, list | tuple) else float(step_size)
+    def __init__(
+        self, weight: float, eps: float, step_size: float | Sequence[float], steps: int, seed: int = 0
+    ) -> None:
+        lengths = [float(length) for length in (step_size if isinstance(step_size, Sequence) else [step_size])]
+        self.step_size = lengths if isinstance(step_size, Sequence) else lengths[0]
         if not weight >= 0:
             raise ValueError(f"weight must be at least 0; got {weight}.")
-        if not 0 < eps <= 1 or not min(step_size if isinstance(step_size, list) else [step_size]) > 0:
+        if not 0 < eps <= 1 or not min(lengths) > 0:
             raise ValueError(
-                f"eps must lie in (0, 1] and step_size must be positive, for pixels in [0, 1]; got {eps}, {step_size}."
+                "eps must lie in (0, 1] and step_size must be positive, for pixels in [0, 1]; "
+                f"got {eps}, {self.step_size}."
             )
-        if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2**31):
+        if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**31):
             raise ValueError(f"seed must be an integer in 0..2^31 - 1; got {seed!r}.")
-        self.weight, self.eps, self.step_size = float(weight), float(eps), step_size
-        self.steps, self.seed = checked_integer("steps", steps, 1), int(seed)
+        self.weight = float(weight)
+        self.eps = float(eps)
+        self.steps = checked_integer("steps", steps, 1)
+        self.seed = int(seed)
 
-    def __call__(self, model, images, embeddings, step):
+    def __call__(self, model: "ObjectiveModel", images: Tensor, embeddings: Tensor, step: Tensor) -> Tensor:
         """Computes the weighted term of each example.
 
         Args:
@@ -77,12 +90,12 @@ class ConsistencyTerm:
         twins = self.features(model.head, model.backbone(ops.stop_gradient(perturbed), training=True))
         return self.weight * self.outer(clean, twins) + self.of_attack(model.head, given, start)
 
-    def of_attack(self, head, clean, start):
+    def of_attack(self, head: "ClusterHead", clean: Tensor, start: Tensor) -> Tensor | float:
         """What the attack itself adds, `[B]` or 0, given the embeddings that its last step began with."""
         del head, clean, start
         return 0.0
 
-    def perturb(self, model, images, clean, step):
+    def perturb(self, model: "ObjectiveModel", images: Tensor, clean: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """The twins `[B, H, W, C]`, and the embeddings `[B, D]` of what the last step began with."""
         images = ops.cast(images, "float32")
         examples = examples_of_replica(ops.shape(images)[0])
@@ -100,23 +113,23 @@ class ConsistencyTerm:
             perturbed = self._project(perturbed + ops.convert_to_tensor(self.step_size) * direction, images)
         return perturbed, embeddings
 
-    def from_noise(self, images, noise):
+    def from_noise(self, images: Tensor, noise: Tensor) -> Tensor:
         """The start: uniform in the ball, cut to the pixel range."""
         return self._project(images + self.eps * noise, images)
 
-    def features(self, head, embeddings):
+    def features(self, head: "ClusterHead", embeddings: Tensor) -> Tensor:
         """What is compared, float32 `[B, ...]`."""
         raise NotImplementedError
 
-    def inner(self, clean, twins):
+    def inner(self, clean: Tensor, twins: Tensor) -> Tensor:
         """The divergence that the attack ascends, `[B]`."""
         raise NotImplementedError
 
-    def outer(self, clean, twins):
+    def outer(self, clean: Tensor, twins: Tensor) -> Tensor:
         """The divergence that the loss holds, `[B]`."""
         raise NotImplementedError
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             "weight": self.weight,
@@ -127,7 +140,7 @@ class ConsistencyTerm:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a term from what `get_config` returned."""
         return cls(**config)
 
@@ -143,23 +156,35 @@ class ScoreConsistency(ConsistencyTerm):
             for its distance logits, `"paper"` for the published scores, which saturate.
     """
 
-    def __init__(self, weight, eps, step_size, steps, scores="log", seed=0):
+    def __init__(
+        self,
+        weight: float,
+        eps: float,
+        step_size: float | Sequence[float],
+        steps: int,
+        scores: str = "log",
+        seed: int = 0,
+    ) -> None:
         super().__init__(weight, eps, step_size, steps, seed)
         if scores not in ("log", "logits", "paper"):
             raise ValueError(f'scores must be "log", "logits" or "paper"; got {scores!r}.')
         self.scores = scores
 
-    def features(self, head, embeddings):
+    def features(self, head: "ClusterHead", embeddings: Tensor) -> Tensor:
         """Class scores `[B, C]`."""
-        of_embeddings = {"log": head.log_scores, "logits": head, "paper": head.paper_scores}
+        of_embeddings: dict[str, Callable[[Tensor], Tensor]] = {
+            "log": head.log_scores,
+            "logits": head,
+            "paper": head.paper_scores,
+        }
         return of_embeddings[self.scores](embeddings)
 
-    def distribution(self, scores):
+    def distribution(self, scores: Tensor) -> Tensor:
         """The distribution of scores: their softmax, and for the published ones their share of the sum."""
         if self.scores == "paper":
             return scores / ops.maximum(ops.sum(scores, axis=-1, keepdims=True), 1e-12)
         return keras.ops.softmax(scores, axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "scores": self.scores}

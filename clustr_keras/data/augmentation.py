@@ -42,10 +42,10 @@ class CropAndFlip:
     padding: int = 4
     flip: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checked_integer("padding", self.padding, 0)
 
-    def __call__(self, images, rng):
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augments a batch; `images` is left as it is."""
         if images.ndim != 4:
             raise ValueError(f"images must have shape [B, H, W, C]; got {images.shape}.")
@@ -99,12 +99,12 @@ class RandomAffine:
     scale: float = 0.05
     shear: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) >= 0:
                 raise ValueError(f"{field.name} must be at least 0; got {getattr(self, field.name)!r}.")
 
-    def __call__(self, images, rng):
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augments a batch; `images` is left as it is."""
         if images.ndim != 4:
             raise ValueError(f"images must have shape [B, H, W, C]; got {images.shape}.")
@@ -115,9 +115,9 @@ class RandomAffine:
         of_x = np.stack([factor * np.cos(angle), shear - factor * np.sin(angle)])
         of_y = np.stack([factor * np.sin(angle), factor * np.cos(angle)])
         center = np.array([width - 1, height - 1])[:, None] / 2
-        of_x = [*of_x, center[0] - (of_x * center).sum(axis=0) + self.shift * draws[3]]
-        of_y = [*of_y, center[1] - (of_y * center).sum(axis=0) + self.shift * draws[4]]
-        transforms = np.stack([*of_x, *of_y, np.zeros(batch), np.zeros(batch)], axis=-1)
+        x_row = [*of_x, center[0] - (of_x * center).sum(axis=0) + self.shift * draws[3]]
+        y_row = [*of_y, center[1] - (of_y * center).sum(axis=0) + self.shift * draws[4]]
+        transforms = np.stack([*x_row, *y_row, np.zeros(batch), np.zeros(batch)], axis=-1)
         moved = keras.ops.image.affine_transform(
             images.astype("float32"), transforms.astype("float32"), data_format="channels_last"
         )
@@ -125,7 +125,7 @@ class RandomAffine:
         return (np.rint(moved) if np.issubdtype(images.dtype, np.integer) else moved).astype(images.dtype)
 
 
-def batch_generator(seed, epoch, batch):
+def batch_generator(seed: int, epoch: int, batch: int) -> np.random.Generator:
     """Random generator of one batch of one epoch.
 
     `numpy.random.default_rng([seed, epoch, batch])`, so that a batch does not depend on which were made before it.
@@ -146,7 +146,7 @@ def batch_generator(seed, epoch, batch):
     return np.random.default_rng([seed, epoch, batch])
 
 
-def default_augmentation(name):
+def default_augmentation(name: str) -> CropAndFlip | None:
     """The augmentation that the paper trains with on a data set.
 
     Crops of images padded by 4 and flips for CIFAR-10 and CIFAR-100, none for any other.

@@ -1,5 +1,7 @@
 """Batches of a split in an order that is a function of seed and epoch."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
@@ -7,6 +9,7 @@ from clustr_keras.data.augmentation import batch_generator
 from clustr_keras.data.checks import checked_integer
 from clustr_keras.data.image_dataset import Split
 from clustr_keras.data.pixels import as_floats
+from clustr_keras.types import Floats, Ints
 
 
 class ImageBatches(keras.utils.PyDataset):
@@ -46,7 +49,15 @@ class ImageBatches(keras.utils.PyDataset):
     >>> model.fit(batches, epochs=90, shuffle=False)
     """
 
-    def __init__(self, split, batch_size, augmentation=None, shuffle=True, seed=0, drop_remainder=False):
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        augmentation: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_remainder: bool = False,
+    ) -> None:
         super().__init__()
         if not isinstance(split, Split):
             raise ValueError(
@@ -68,20 +79,20 @@ class ImageBatches(keras.utils.PyDataset):
         self.drop_remainder = drop_remainder
         self.epoch = 0
         self._is_reset_due = self._is_first_due = False
-        self._epoch_and_order = None
+        self._epoch_and_order: tuple[int, Ints] | None = None
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """Integer, the epoch of the batches that are given now."""
         return self._epoch
 
     @epoch.setter
-    def epoch(self, epoch):
+    def epoch(self, epoch: int) -> None:
         checked_integer("epoch", epoch, 0)
         self._epoch = epoch
 
     @property
-    def workers(self):
+    def workers(self) -> int:
         """0: one thread makes the batches.
 
         With more, Keras keeps batches that were made ahead when an epoch is cut short, as it does to build the model,
@@ -92,15 +103,15 @@ class ImageBatches(keras.utils.PyDataset):
         return 0
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int:
         """Number of batches in an epoch."""
         full, remainder = divmod(len(self.split), self.batch_size)
         return full + (remainder > 0 and not self.drop_remainder)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_batches
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Floats, Ints]:
         """Makes the batch of an index in the current epoch."""
         if not 0 <= index < self.num_batches:
             raise IndexError(f"index must lie in 0..{self.num_batches - 1}; got {index}.")
@@ -118,11 +129,11 @@ class ImageBatches(keras.utils.PyDataset):
             images = self.augmentation(images, batch_generator(self.seed, epoch, index))
         return as_floats(images), self.split.labels[chosen]
 
-    def on_epoch_begin(self):
+    def on_epoch_begin(self) -> None:
         """Called by `fit`."""
         self._is_first_due = True
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """Called by `fit` after each epoch, and once before the first one, when it resets its iterator."""
         if not self._is_reset_due:
             self._epoch += 1

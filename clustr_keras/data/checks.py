@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from clustr_keras.types import ArrayLike, Shape, Tensor
 
-def check_images(images, image_shape=None, name="images"):
+
+def check_images(images: Tensor | ArrayLike, image_shape: Shape | None = None, name: str = "images") -> None:
     """Checks that an array holds images: `[B, H, W, C]`, not empty, finite, in [0, 1].
 
     Args:
@@ -30,7 +32,7 @@ def check_images(images, image_shape=None, name="images"):
         )
 
 
-def check_image_shape(shape, image_shape, name="images"):
+def check_image_shape(shape: Shape, image_shape: Shape, name: str = "images") -> None:
     """Checks that images of a shape fit a model, or other images.
 
     Args:
@@ -73,7 +75,7 @@ def _way_to_fit(given, expected):
     return f" {advice[0].upper()}{advice[1:]}, or build the model for {given}."
 
 
-def checked_integer(name, value, least):
+def checked_integer(name: str, value: int, least: int) -> int:
     """An integer argument, as a Python integer.
 
     Raises:
@@ -84,7 +86,9 @@ def checked_integer(name, value, least):
     return int(value)
 
 
-def check_labels(labels, num_classes, num_examples=None, name="labels"):
+def check_labels(
+    labels: Tensor | ArrayLike, num_classes: int, num_examples: int | None = None, name: str = "labels"
+) -> None:
     """Checks that an array holds class ids: `[B]` or `[B, 1]` integers in `0..C-1`.
 
     Args:

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 
+from clustr_keras.types import Floats, Ints
+
 CLASS_NAMES = tuple("0123456789")
 
 
-def load_digits(test_share=0.2, seed=0):
+def load_digits(test_share: float = 0.2, seed: int = 0) -> tuple[tuple[Floats, Ints], tuple[Floats, Ints]]:
     """Loads scikit-learn's bundled digits, split into training and test images.
 
     Args:

@@ -28,7 +28,7 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.images.ndim != 4 or len(self.images) == 0:
             raise ValueError(f"images must have shape [N, H, W, C] with N at least 1; got {self.images.shape}.")
         if self.labels.shape != (len(self.images),):
@@ -37,10 +37,10 @@ class Split:
                 f"got shape {self.labels.shape}. Pass labels.argmax(axis=-1) if they are one-hot."
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Split of {len(self)} images, {self.images.shape[1:]} {self.images.dtype}"
 
 
@@ -68,17 +68,17 @@ class ImageDataset:
     test: Split
     class_names: tuple[str, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_image_shape(self.test.images.shape, self.image_shape, "test images")
         check_labels(self.train.labels, self.num_classes, name="training labels")
         check_labels(self.test.labels, self.num_classes, name="test labels")
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         """`(H, W, C)`."""
         return self.train.images.shape[1:]
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """C."""
         return len(self.class_names)

@@ -1,12 +1,17 @@
 """Loads image classification data sets by name."""
 
+from collections.abc import Sequence
+from os import PathLike
+
 from clustr_keras.data.digits import CLASS_NAMES, load_digits
 from clustr_keras.data.image_dataset import ImageDataset, Split
 from clustr_keras.data.prepared import read_image_dataset
 from clustr_keras.data.resizing import check_image_size, resized
 
 
-def load(name, data_dir=None, image_size=None):
+def load(
+    name: str, data_dir: str | PathLike[str] | None = None, image_size: Sequence[int] | None = None
+) -> ImageDataset:
     """Loads an image classification data set into memory.
 
     `digits` comes with scikit-learn. Any other name is one of TensorFlow Datasets, such as `cifar10`, `cifar100`,

@@ -3,9 +3,10 @@
 import numpy as np
 
 from clustr_keras.data.checks import check_images
+from clustr_keras.types import ArrayLike, Floats, Tensor
 
 
-def as_floats(images):
+def as_floats(images: Tensor | ArrayLike) -> Floats:
     """Makes floats in [0, 1] of images as they are stored.
 
     `x / 255` in float32 for 8-bit images. Floats are checked and passed on.

@@ -4,16 +4,24 @@ import contextlib
 import itertools
 import logging
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clustr_keras.data.image_dataset import ImageDataset, Split
 from clustr_keras.data.resizing import resized
+from clustr_keras.types import Ints, Tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _READ_AT_A_TIME = 256
 
 
-def read_image_dataset(name, data_dir=None, image_size=None):
+def read_image_dataset(
+    name: str, data_dir: str | os.PathLike[str] | None = None, image_size: Sequence[int] | None = None
+) -> ImageDataset:
     """Reads a data set of TensorFlow Datasets into memory; arguments, result and errors are those of `load`."""
     import tensorflow as tf
 
@@ -49,7 +57,9 @@ class PreparedImages:
         FileNotFoundError, ValueError: As `load`.
     """
 
-    def __init__(self, name, data_dir=None, image_size=None):
+    def __init__(
+        self, name: str, data_dir: str | os.PathLike[str] | None = None, image_size: Sequence[int] | None = None
+    ) -> None:
         self.builder = _builder(name, data_dir)
         features = self.builder.info.features
         self.image_key, self.label_key = _image_and_label(name, self.builder.info)
@@ -65,11 +75,11 @@ class PreparedImages:
         self._is_resized = image_size is not None and tuple(image_size) != shape[:2]
 
     @property
-    def class_names(self):
+    def class_names(self) -> tuple[str, ...]:
         """C strings."""
         return tuple(self.builder.info.features[self.label_key].names)
 
-    def examples(self, split, decoded=True, in_file_order=False):
+    def examples(self, split: str, decoded: bool = True, in_file_order: bool = False) -> "tf.data.Dataset":
         """A `tf.data.Dataset` of `(image, label)`, in the same order every time.
 
         Args:
@@ -99,7 +109,7 @@ class PreparedImages:
             lambda example: (pixels(example[image]), example[label]), num_parallel_calls=tf.data.AUTOTUNE
         )
 
-    def as_pixels(self, image):
+    def as_pixels(self, image: Tensor) -> Tensor:
         """An image as it is used: uint8 where it is stored so, else float32 in [0, 1]; of the size asked for."""
         import tensorflow as tf
 
@@ -107,7 +117,7 @@ class PreparedImages:
             image = tf.image.convert_image_dtype(image, tf.float32)
         return resized(image, self.image_shape[:2]) if self._is_resized else image
 
-    def read(self, split):
+    def read(self, split: str) -> tuple[np.ndarray, Ints]:
         """Images and labels of a split, as arrays."""
         dataset = self.examples(split).batch(_READ_AT_A_TIME).prefetch(2)
         count = self.builder.info.splits[split].num_examples

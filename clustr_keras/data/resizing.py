@@ -1,9 +1,13 @@
 """Images of one size."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from clustr_keras.types import Tensor
 
-def check_image_size(image_size):
+
+def check_image_size(image_size: Sequence[int] | None) -> None:
     """Checks that a size is `(H, W)` in whole pixels, or `None`.
 
     Raises:
@@ -19,7 +23,7 @@ def check_image_size(image_size):
         raise ValueError(f"image_size must be (height, width) in pixels; got {image_size!r}. Pass (32, 32), say.")
 
 
-def resized(images, image_size):
+def resized(images: Tensor | np.ndarray, image_size: Sequence[int]) -> Tensor:
     """Resizes images by linear interpolation, averaged over what a pixel covers where they shrink.
 
     Args:

@@ -1,6 +1,7 @@
 """Bounds of activation functions: their true constants, with a proof for each."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from clustr_keras.lipschitz.graph import Call, UnknownBoundError
 from clustr_keras.lipschitz.registry import LayerBound, Rounding, as_array, is_registered, layer_bound, register
 from clustr_keras.lipschitz.signals import up
 from clustr_keras.lipschitz.spectral import float32_upward
+from clustr_keras.types import Shape, Tensor
 
 # The largest slope of each, rounded up. GELU: at sqrt(2), `Phi(x) + x phi(x)` = 1.128905. GELU with tanh: 1.128994.
 # SiLU: at 2.399, 1.099840. Mish: 1.088499. SELU: `scale * alpha` = 1.758100 left of 0 (ELU's slope is `alpha exp x`).
@@ -48,7 +50,7 @@ _EXACT = ("linear", "relu")
 _NOT_CONTINUOUS = ("threshold", "hard_shrink")
 
 
-def activation_bound(activation, input_shape=None):
+def activation_bound(activation: Callable[[Tensor], Tensor], input_shape: Shape | None = None) -> LayerBound:
     """Bound of a Keras activation function, or of a layer that is used as one.
 
     Args:

@@ -11,7 +11,7 @@ _FPMATH_VARIABLES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "
 _PRECISE_PRODUCTS = (None, "default", "high", "highest", "float32", "F32_F32_F32")
 
 
-def is_ieee_float32():
+def is_ieee_float32() -> bool:
     """Whether float32 operations run in IEEE float32, as far as the process can tell.
 
     Not so on a GPU with TF32, under TensorFlow's automatic mixed precision, or where oneDNN was allowed less; with JAX
@@ -31,7 +31,8 @@ def is_ieee_float32():
         import jax
 
         # A preset may name an algorithm of less precision on a CPU, too. On accelerators nothing has been examined.
-        is_precise = jax.config.jax_default_matmul_precision in _PRECISE_PRODUCTS
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # made when JAX is imported
+        is_precise = precision in _PRECISE_PRODUCTS
         return jax.default_backend() == "cpu" and is_precise and not _has_fast_math(os.environ.get("XLA_FLAGS", ""))
     return False
 

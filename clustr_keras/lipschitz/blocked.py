@@ -8,7 +8,7 @@ from clustr_keras.lipschitz.circular_conv import CircularConv2D
 from clustr_keras.lipschitz.condense import copy_layer
 
 
-def blocked(model):
+def blocked(model: keras.Model) -> keras.Model:
     """A copy of a model for inference, its dense layers and convolutions as `BlockedDense` and `BlockedConv2D`.
 
     Args:

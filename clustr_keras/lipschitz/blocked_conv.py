@@ -1,5 +1,7 @@
 """Convolutions as products of matrices with short sums, whose rounding in float32 is known."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,8 +10,9 @@ from clustr_keras.lipschitz.blocked_dense import block_length, check_activation
 from clustr_keras.lipschitz.circular_conv import CircularConv2D, wrapped
 from clustr_keras.lipschitz.convolutions import plain_convolution_bound
 from clustr_keras.lipschitz.dense import product_rounding, with_activation
-from clustr_keras.lipschitz.registry import LayerBound, built_weight, register
+from clustr_keras.lipschitz.registry import LayerBound, built_weight, optional_weight, register
 from clustr_keras.lipschitz.spectral import gamma, spectral_norm_bound
+from clustr_keras.types import Shape, Tensor
 
 
 class BlockedConv2D(keras.layers.Layer):
@@ -39,7 +42,7 @@ class BlockedConv2D(keras.layers.Layer):
     >>> BlockedConv2D(convolution)(x)
     """
 
-    def __init__(self, convolution, **kwargs):
+    def __init__(self, convolution: keras.layers.Conv2D | CircularConv2D, **kwargs: Any) -> None:
         super().__init__(name=convolution.name, dtype=convolution.dtype_policy, **kwargs)
         if isinstance(convolution, CircularConv2D):
             self.padding, self.strides, self.dilation = "circular", (1, 1), (1, 1)
@@ -63,7 +66,7 @@ class BlockedConv2D(keras.layers.Layer):
         copy.assign(ops.copy(weight))
         return copy
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Convolves."""
         batch, rows, columns, filters = self.compute_output_shape(ops.shape(inputs))
         padded = self._padded(inputs)
@@ -78,13 +81,13 @@ class BlockedConv2D(keras.layers.Layer):
             outputs = outputs + self.bias
         return self.activation(outputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns `[B, rows, columns, filters]`."""
-        batch, *sizes, _ = input_shape
+        batch, *before, _ = input_shape
         reaches = [0, 0] if self.padding != "valid" else self._reaches()
         sizes = (
             None if size is None else (size - reach - 1) // stride + 1
-            for size, reach, stride in zip(sizes, reaches, self.strides, strict=True)
+            for size, reach, stride in zip(before, reaches, self.strides, strict=True)
         )
         return (batch, *sizes, self.kernel.shape[-1])
 
@@ -123,7 +126,8 @@ def _blocks(shape):
     """The entries of a kernel, pixel by pixel, cut into blocks: lists of parts `(row, column, first, last channel)`."""
     height, width, channels, _ = shape
     length = block_length(height * width * channels)
-    blocks, room = [[]], length
+    blocks: list[list[tuple[int, int, int, int]]] = [[]]
+    room = length
     for row, column in np.ndindex(height, width):
         first = 0
         while first < channels:
@@ -144,7 +148,7 @@ def _of_blocked_convolution(call):
     At each frequency its response `sum_a |K_a| exp(i a.w)` is at most that matrix, entry by entry.
     """
     layer = call.operation
-    kernel, bias = built_weight(layer, "kernel"), built_weight(layer, "bias")
+    kernel, bias = built_weight(layer, "kernel"), optional_weight(layer, "bias")
     norm, how = plain_convolution_bound(kernel, layer.strides, layer.dilation)
     height, width, channels, filters = kernel.shape
     rounding = None

@@ -1,12 +1,14 @@
 """Dense layers whose sums are short, so that float32 rounds them little."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.dense import dense_bound, positions, with_activation
-from clustr_keras.lipschitz.registry import built_weight, register
+from clustr_keras.lipschitz.registry import built_weight, optional_weight, register
+from clustr_keras.types import Shape, Tensor
 
 # Blocks are a multiple of this: shorter ones would cost more time than they gain.
 SHORT_SUM = 32
@@ -42,7 +44,7 @@ class BlockedDense(keras.layers.Layer):
         Blanchard, Higham and Mary, A class of fast and accurate summation algorithms, SIAM J. Sci. Comput. 42(3), 2020.
     """
 
-    def __init__(self, dense, **kwargs):
+    def __init__(self, dense: keras.layers.Dense, **kwargs: Any) -> None:
         super().__init__(name=dense.name, dtype=dense.dtype_policy, **kwargs)
         check_activation(dense)
         length, self.units = dense.kernel.shape
@@ -57,7 +59,7 @@ class BlockedDense(keras.layers.Layer):
             self.bias.assign(ops.copy(dense.bias))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Computes `activation(inputs @ kernel + bias)`."""
         blocks = zip(ops.split(inputs, self.cuts, axis=-1), ops.split(self.kernel, self.cuts, axis=0), strict=True)
         outputs = sum(ops.matmul(*block) for block in blocks)
@@ -65,12 +67,12 @@ class BlockedDense(keras.layers.Layer):
             outputs = outputs + self.bias
         return self.activation(outputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns `[B, ..., units]`."""
         return (*input_shape[:-1], self.units)
 
 
-def check_activation(layer):
+def check_activation(layer: keras.layers.Layer) -> None:
     """Refuses a layer whose activation rounds.
 
     Raises:
@@ -80,7 +82,7 @@ def check_activation(layer):
         raise ValueError(f"{layer.name!r} must have a linear or ReLU activation; got {layer.activation}.")
 
 
-def block_length(length):
+def block_length(length: int) -> int:
     """Block length: about `2.2 sqrt(length)`, a multiple of 32.
 
     With `sqrt(length)` the number of roundings is least, `2 sqrt(length)` in place of about `2.7 sqrt(length)`. But
@@ -93,7 +95,7 @@ def block_length(length):
 @register(BlockedDense)
 def _of_blocked_dense(call):
     layer = call.operation
-    kernel, bias = built_weight(layer, "kernel"), built_weight(layer, "bias")
+    kernel, bias = built_weight(layer, "kernel"), optional_weight(layer, "bias")
     # Products and sums within a block, sums over the blocks, and the bias.
     roundings = layer.block + len(layer.cuts) + 2
     how = "Gram iteration on the stored kernel"

@@ -10,6 +10,7 @@ from clustr_keras.lipschitz.graph import Call, UnknownBoundError, interpret
 from clustr_keras.lipschitz.registry import is_registered, is_registered_as_one_lipschitz, layer_bound
 from clustr_keras.lipschitz.signals import Signal, merged
 from clustr_keras.lipschitz.spectral import float32_upward
+from clustr_keras.types import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +34,16 @@ class LipschitzBound:
     peak_slope: float | None = None
     peak_intercept: float | None = None
 
-    def __float__(self):
+    def __float__(self) -> float:
         return self.value
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max((len(name) for name, _, _ in self.table), default=0)
         rows = [f"{name:<{width}}  {bound:<12.9g}  {how}" for name, bound, how in self.table]
         return "\n".join([*rows, f"{'in all':<{width}}  {self.value:<12.9g}"])
 
 
-def bound(model_or_layer, input_shape=None):
+def bound(model_or_layer: keras.Model | keras.layers.Layer, input_shape: Shape | None = None) -> LipschitzBound:
     """Upper bound of the l_2 Lipschitz constant of a model, proved for its stored weights.
 
     Composed along the graph of operations, in float64, each bound inflated by its own rounding: the product along a
@@ -91,7 +92,7 @@ def bound(model_or_layer, input_shape=None):
     return LipschitzBound(float32_upward(signal.lipschitz), tuple(table), slope, intercept, *signal.peak)
 
 
-def is_one_lipschitz_by_construction(model):
+def is_one_lipschitz_by_construction(model: keras.Model) -> bool:
     """Whether every operation of a model is 1-Lipschitz in exact arithmetic, whatever its weights are."""
 
     def apply(call):

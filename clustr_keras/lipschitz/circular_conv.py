@@ -1,9 +1,12 @@
 """Plain convolution whose images wrap around."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.layers import PACKAGE
+from clustr_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -33,13 +36,13 @@ class CircularConv2D(keras.layers.Layer):
     (1, 14, 14, 16)
     """
 
-    def __init__(self, filters, kernel_size, use_bias=True, **kwargs):
+    def __init__(self, filters: int, kernel_size: int, use_bias: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
         self.use_bias = use_bias
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the weights, zeros until they are assigned."""
         check_size(input_shape, self.kernel_size)
         shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
@@ -47,16 +50,16 @@ class CircularConv2D(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros") if self.use_bias else None
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Convolves."""
         outputs = circular_convolution(inputs, ops.convert_to_tensor(self.kernel))
         return outputs if self.bias is None else outputs + self.bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape with `filters` in place of its last axis."""
         return (*input_shape[:-1], self.filters)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
@@ -66,7 +69,7 @@ class CircularConv2D(keras.layers.Layer):
         }
 
 
-def circular_convolution(images, kernel):
+def circular_convolution(images: Tensor, kernel: Tensor) -> Tensor:
     """Convolution of `[B, H, W, C]` with a kernel `[k, k, C, filters]`, wrapped around."""
     before, after = (kernel.shape[0] - 1) // 2, kernel.shape[0] // 2
     for axis in (1, 2):
@@ -74,7 +77,7 @@ def circular_convolution(images, kernel):
     return ops.conv(images, kernel, padding="valid", data_format="channels_last")
 
 
-def check_size(shape, kernel_size):
+def check_size(shape: Shape, kernel_size: int) -> None:
     """Raises ValueError if images of that shape cannot be wrapped around."""
     if any(size is not None and size < kernel_size - 1 for size in shape[1:3]):
         raise ValueError(
@@ -83,7 +86,7 @@ def check_size(shape, kernel_size):
         )
 
 
-def wrapped(images, before, after, axis):
+def wrapped(images: Tensor, before: int, after: int, axis: int) -> Tensor:
     """Images with the last `before` rows (or columns) in front of them, and the first `after` ones behind."""
     size = images.shape[axis] or ops.shape(images)[axis]
     rows = [slice(None)] * axis

@@ -5,7 +5,7 @@ import keras
 from clustr_keras.lipschitz.registry import is_registered
 
 
-def condense(model):
+def condense(model: keras.Model) -> keras.Model:
     """A copy of a model for inference, with the kernels of parametrized layers stored as plain weights.
 
     `OrthogonalDense` becomes `keras.layers.Dense`, `OrthogonalConv2D` becomes `keras.layers.Conv2D` or, where images
@@ -32,7 +32,7 @@ def condense(model):
     return keras.models.clone_model(model, clone_function=copy, recursive=True)
 
 
-def copy_layer(layer):
+def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     """A layer of the same class with the same configuration and weights."""
     copied = layer.__class__.from_config(layer.get_config())
     if layer.weights:

@@ -1,6 +1,7 @@
 """Bounds of convolutions: ordinary, depthwise, separable and transposed, in one to three dimensions."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from clustr_keras.lipschitz.frequencies import convolution_norm_bound
 from clustr_keras.lipschitz.registry import LayerBound, built_weight, register
 from clustr_keras.lipschitz.signals import up
 from clustr_keras.lipschitz.spectral import gamma
+from clustr_keras.types import Floats
 
 # Without rounding, all of them: the libraries below may use Winograd or FFT kernels, which no such analysis covers.
 _HOW = "supremum over all frequencies"
@@ -26,7 +28,9 @@ def _of_convolution(call):
     return with_activation(LayerBound(norm, how), call)
 
 
-def plain_convolution_bound(kernel, strides=(1, 1), dilation=(1, 1), groups=1):
+def plain_convolution_bound(
+    kernel: Floats, strides: Sequence[int] = (1, 1), dilation: Sequence[int] = (1, 1), groups: int = 1
+) -> tuple[float, str]:
     """The smaller one of what is known about the norm of a convolution.
 
     Args:

@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 
 from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma, spectral_norm_bound
+from clustr_keras.types import ArrayLike, Floats, Tensor
 
 # Within that of the smallest norm it could have, the frequencies could not improve a bound.
 _SHARP = 1.0001
 
 
-def correlation_norm_bound(kernel):
+def correlation_norm_bound(kernel: Tensor | ArrayLike) -> float:
     """Upper bound of the l_2 operator norm of a convolution with stride 1, proved for the numbers given.
 
     The norm is the largest `||A(w)||_2` over all frequencies, with `A(w) = sum_a K_a exp(i a.w)`, and
@@ -44,7 +45,7 @@ def correlation_norm_bound(kernel):
     scale = 2.0 ** np.ceil(np.log2(largest))
     # The smaller of A A^* and A^* A.
     taps = kernel / scale if kernel.shape[2] <= kernel.shape[3] else np.swapaxes(kernel, 2, 3) / scale
-    correlations = {}
+    correlations: dict[tuple[int, int], Floats] = {}
     for a, b in itertools.product(np.ndindex(taps.shape[:2]), repeat=2):
         difference = (a[0] - b[0], a[1] - b[1])
         # C_(-m) is the transpose of C_m.
@@ -58,7 +59,7 @@ def correlation_norm_bound(kernel):
     return float(scale * np.sqrt(square) * (1.0 + 8.0 * UNIT_ROUNDOFF))
 
 
-def is_sharp(bound, kernel):
+def is_sharp(bound: float, kernel: Floats) -> bool:
     """Whether a bound of a convolution is within 0.01 % of its norm, by what the entries of its kernel tell.
 
     The mean of `||A(w)||_F^2` over all frequencies is `||K||_F^2`, so some `||A(w)||_2` is at least

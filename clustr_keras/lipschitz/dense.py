@@ -7,7 +7,7 @@ import numpy as np
 from keras.src.ops import numpy as ops_numpy
 
 from clustr_keras.lipschitz.activations import activation_bound
-from clustr_keras.lipschitz.graph import UnknownBoundError
+from clustr_keras.lipschitz.graph import Call, UnknownBoundError
 from clustr_keras.lipschitz.layers import OrthogonalDense
 from clustr_keras.lipschitz.registry import (
     FLOAT32_ROUNDOFF,
@@ -15,15 +15,17 @@ from clustr_keras.lipschitz.registry import (
     LayerBound,
     Rounding,
     built_weight,
+    optional_weight,
     register,
     used_weight,
 )
-from clustr_keras.lipschitz.shapes import constant_operand
+from clustr_keras.lipschitz.shapes import constant_operand, entries
 from clustr_keras.lipschitz.signals import product_upward, up
 from clustr_keras.lipschitz.spectral import gamma, spectral_norm_bound
+from clustr_keras.types import Floats, Shape
 
 
-def with_activation(of_kernel, call):
+def with_activation(of_kernel: LayerBound, call: Call) -> LayerBound:
     """The bound of a layer from that of its kernel, with the `activation` that it applies last."""
     activation = call.operation.activation
     if activation is None or activation is keras.activations.linear:
@@ -36,7 +38,9 @@ def with_activation(of_kernel, call):
     )
 
 
-def dense_bound(kernel, bias, count, how, roundings=None):
+def dense_bound(
+    kernel: Floats, bias: Floats | None, count: int | None, how: str, roundings: int | None = None
+) -> LayerBound:
     """Bound of `x -> x @ kernel + bias` at a count of positions, and of its rounding (none with `count=None`).
 
     A term of the sum goes through at most `roundings` roundings: n + 1 in whatever order n products and a bias are
@@ -49,7 +53,9 @@ def dense_bound(kernel, bias, count, how, roundings=None):
     return LayerBound(spectral_norm_bound(kernel), how, rounding)
 
 
-def product_rounding(sizes, shape, bias, count, roundings, overlap=1):
+def product_rounding(
+    sizes: float, shape: tuple[int, int], bias: Floats | None, count: int, roundings: int, overlap: int = 1
+) -> Rounding:
     """Rounding of a map that computes, at each of some positions, a product of a part of x with a matrix W, plus b.
 
     At each position it is at most `gamma_r (|W|^T |x| + |b|)`, entry by entry, where a term of the sum goes through at
@@ -77,11 +83,9 @@ def product_rounding(sizes, shape, bias, count, roundings, overlap=1):
     )
 
 
-def positions(output_shape):
+def positions(output_shape: Shape | None) -> int | None:
     """How often a dense layer acts within one example, `None` if that is not known."""
-    if output_shape is None or None in output_shape[1:]:
-        return None
-    return math.prod(output_shape[1:-1])
+    return None if output_shape is None else entries(output_shape[:-1])
 
 
 @register(OrthogonalDense, one_lipschitz=True)
@@ -93,7 +97,7 @@ def _of_orthogonal_dense(call):
 
 @register(keras.layers.Dense)
 def _of_dense(call):
-    kernel, bias = built_weight(call.operation, "kernel"), built_weight(call.operation, "bias")
+    kernel, bias = built_weight(call.operation, "kernel"), optional_weight(call.operation, "bias")
     return with_activation(
         dense_bound(kernel, bias, positions(call.output_shape), "Gram iteration on the stored kernel"), call
     )

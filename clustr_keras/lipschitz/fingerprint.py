@@ -3,13 +3,16 @@
 import hashlib
 import json
 
+import keras
 import numpy as np
 from keras import ops
+
+from clustr_keras.types import Ints
 
 FINGERPRINT_BYTES = 32
 
 
-def fingerprint(model):
+def fingerprint(model: keras.Model | keras.layers.Layer) -> Ints:
     """SHA-256 of what a model computes: its configuration, and the shapes, types and values of its weights.
 
     Args:

@@ -2,9 +2,13 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras.src.models import Functional
+
+from clustr_keras.types import Shape
 
 _PLAIN_CALL = keras.layers.Layer.__call__
 
@@ -33,7 +37,13 @@ class Call:
     input_shapes: tuple = ()
 
 
-def interpret(model, value, apply, is_leaf=lambda operation: False, input_shape=None):
+def interpret(
+    model: keras.Model,
+    value: Any,
+    apply: Callable[[Call], Any],
+    is_leaf: Callable[[keras.Operation], bool] = lambda operation: False,
+    input_shape: Shape | None = None,
+) -> Any:
     """Carries an abstract value through a model, operation by operation.
 
     Walks operations, not layers: calls of `keras.ops` are in the graph as well. Nested models are walked in place, a

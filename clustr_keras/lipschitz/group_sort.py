@@ -1,9 +1,12 @@
 """Sorting of features in groups, an activation with a gradient of norm 1."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.layers import PACKAGE
+from clustr_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -35,13 +38,13 @@ class GroupSort(keras.layers.Layer):
         Anil, Lucas and Grosse, Sorting out Lipschitz function approximation, ICML 2019.
     """
 
-    def __init__(self, group_size, **kwargs):
+    def __init__(self, group_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(group_size, int) or group_size < 2:
             raise ValueError(f"group_size must be an integer above 1; got {group_size!r}.")
         self.group_size = group_size
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Checks that the groups come out even."""
         if input_shape[-1] is None or input_shape[-1] % self.group_size:
             raise ValueError(
@@ -49,16 +52,16 @@ class GroupSort(keras.layers.Layer):
                 f"{tuple(input_shape)}. Give the layer before it such a number of units."
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Sorts each group."""
         shape = ops.shape(inputs)
         groups = ops.reshape(inputs, (*shape[:-1], self.group_size, shape[-1] // self.group_size))
         return ops.reshape(-ops.sort(-groups, axis=-2), shape)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "group_size": self.group_size}

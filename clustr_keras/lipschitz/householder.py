@@ -1,11 +1,13 @@
 """Activation that reflects pairs of features, with a learned mirror for each."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.layers import PACKAGE
+from clustr_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -35,42 +37,37 @@ class HouseholderActivation(keras.layers.Layer):
         Singla, Singla and Feizi, Improved deterministic l2 robustness on CIFAR-10 and CIFAR-100, ICLR 2022.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes one angle for each pair."""
-        if input_shape[-1] is None or input_shape[-1] % 2:
-            raise ValueError(
-                f"HouseholderActivation reflects pairs, so the last axis must be even; got input shape "
-                f"{tuple(input_shape)}. Give the layer before it an even number of units."
-            )
         self.angles = self.add_weight(
             name="angles",
-            shape=(input_shape[-1] // 2,),
+            shape=(_number_of_pairs(self, input_shape),),
             initializer=keras.initializers.Constant(math.pi / 2.0),
             autocast=False,
         )
 
     @property
-    def directions(self):
+    def directions(self) -> Tensor:
         """The vectors v in use, `[2, n / 2]`."""
         half = 0.5 * ops.convert_to_tensor(self.angles)
         return ops.stack([ops.sin(half), -ops.cos(half)])
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Reflects the pairs."""
         return _reflected(inputs, self.directions)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape."""
         return input_shape
 
-    def condensed(self):
+    def condensed(self) -> "PairReflection":
         """The `PairReflection` that computes the same, with the float32 directions as a weight of its own."""
         layer = PairReflection(name=self.name, dtype=self.dtype_policy)
         layer.build((None, 2 * self.angles.shape[0]))
         layer.directions.assign(self.directions)
         return layer
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return super().get_config()
 
@@ -92,28 +89,37 @@ class PairReflection(keras.layers.Layer):
     >>> plain = activation.condensed()
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the weights, which reflect nothing until they are assigned."""
         self.directions = self.add_weight(
             name="directions",
-            shape=(2, input_shape[-1] // 2),
+            shape=(2, _number_of_pairs(self, input_shape)),
             initializer="zeros",
             trainable=False,
             autocast=False,
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Reflects the pairs."""
         return _reflected(inputs, ops.convert_to_tensor(self.directions))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         # Without a method of its own Keras refuses a layer that was made with a policy for its dtype.
         return super().get_config()
+
+
+def _number_of_pairs(layer, input_shape):
+    if input_shape[-1] is None or input_shape[-1] % 2:
+        raise ValueError(
+            f"{type(layer).__name__} reflects pairs, so the last axis must be even; got input shape "
+            f"{tuple(input_shape)}. Give the layer before it an even number of units."
+        )
+    return input_shape[-1] // 2
 
 
 def _reflected(inputs, directions):

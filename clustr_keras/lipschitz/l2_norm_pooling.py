@@ -1,9 +1,13 @@
 """Pooling that is 1-Lipschitz and keeps the norm."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.layers import PACKAGE
+from clustr_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -34,7 +38,7 @@ class L2NormPooling(keras.layers.Layer):
         Boureau, Ponce and LeCun, A theoretical analysis of feature pooling in visual recognition, ICML 2010.
     """
 
-    def __init__(self, pool_size, **kwargs):
+    def __init__(self, pool_size: int | Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         sizes = (pool_size, pool_size) if isinstance(pool_size, int) else pool_size
         is_pair = isinstance(sizes, list | tuple) and len(sizes) == 2
@@ -42,7 +46,7 @@ class L2NormPooling(keras.layers.Layer):
             raise ValueError(f"pool_size must be a positive integer or a pair of them; got {pool_size!r}.")
         self.pool_size = tuple(sizes)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Checks that the windows fit."""
         if len(input_shape) != 4 or any(
             size is not None and size % pool for size, pool in zip(input_shape[1:3], self.pool_size, strict=True)
@@ -52,7 +56,7 @@ class L2NormPooling(keras.layers.Layer):
                 f"{self.pool_size}; got shape {tuple(input_shape)}. Pad or crop them first."
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Computes the norms."""
         rows, columns = self.pool_size
         batch, height, width, channels = ops.shape(inputs)
@@ -65,12 +69,12 @@ class L2NormPooling(keras.layers.Layer):
         norms = largest * ops.sqrt(ops.where(is_positive, squares, ops.ones_like(squares)))
         return ops.reshape(norms, (batch, height // rows, width // columns, channels))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns `[B, H / pool_size, W / pool_size, C]`."""
-        batch, *sizes, channels = input_shape
-        sizes = (None if size is None else size // pool for size, pool in zip(sizes, self.pool_size, strict=True))
+        batch, *before, channels = input_shape
+        sizes = (None if size is None else size // pool for size, pool in zip(before, self.pool_size, strict=True))
         return (batch, *sizes, channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "pool_size": self.pool_size}

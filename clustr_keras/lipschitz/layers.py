@@ -1,7 +1,11 @@
 """Layers that are 1-Lipschitz by construction, in the l_2 norm."""
 
+from typing import Any
+
 import keras
 from keras import ops
+
+from clustr_keras.types import ArrayLike, Shape, Tensor
 
 PACKAGE = "clustr_keras"
 
@@ -32,7 +36,7 @@ class Orthonormal(keras.constraints.Constraint):
         Bjorck and Bowie, An iterative algorithm for computing the best estimate of an orthogonal matrix, 1971.
     """
 
-    def __call__(self, w):
+    def __call__(self, w: Tensor | ArrayLike) -> Tensor:
         """Returns the retracted matrix."""
         return _retracted(ops.convert_to_tensor(w), _STORED_DEFECT)
 
@@ -78,14 +82,21 @@ class OrthogonalDense(keras.layers.Layer):
         Anil, Lucas and Grosse, Sorting out Lipschitz function approximation, ICML 2019.
     """
 
-    def __init__(self, units, use_bias=True, kernel_initializer="orthogonal", bias_initializer="zeros", **kwargs):
+    def __init__(
+        self,
+        units: int,
+        use_bias: bool = True,
+        kernel_initializer: str | dict[str, Any] | keras.initializers.Initializer = "orthogonal",
+        bias_initializer: str | dict[str, Any] | keras.initializers.Initializer = "zeros",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = positive_integer("units", units)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the weights."""
         self.raw_kernel = self.add_weight(
             name="raw_kernel",
@@ -100,21 +111,21 @@ class OrthogonalDense(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         """The kernel in use, `[n, units]`, semi-orthogonal."""
         # A copy, since a TensorFlow variable itself cannot be the argument of a custom gradient.
         return _orthogonal(ops.copy(self.raw_kernel))
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Computes `inputs @ kernel + bias`."""
         outputs = ops.matmul(inputs, ops.cast(self.kernel, inputs.dtype))
         return outputs if self.bias is None else outputs + self.bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape with `units` in place of its last axis."""
         return (*input_shape[:-1], self.units)
 
-    def condensed(self):
+    def condensed(self) -> keras.layers.Dense:
         """The plain `keras.layers.Dense` that computes the same, with the float32 kernel as a weight of its own."""
         dense = keras.layers.Dense(self.units, use_bias=self.use_bias, name=self.name, dtype=self.dtype_policy)
         dense.build((None, self.raw_kernel.shape[0]))
@@ -123,7 +134,7 @@ class OrthogonalDense(keras.layers.Layer):
             dense.bias.assign(ops.copy(self.bias))
         return dense
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
@@ -158,7 +169,7 @@ class MaxMin(keras.layers.Layer):
         Anil, Lucas and Grosse, Sorting out Lipschitz function approximation, ICML 2019.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Checks that the features pair up."""
         if input_shape[-1] is None or input_shape[-1] % 2:
             raise ValueError(
@@ -166,17 +177,17 @@ class MaxMin(keras.layers.Layer):
                 "Give the layer before it an even number of units."
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Sorts each pair."""
         first, second = ops.split(inputs, 2, axis=-1)
         return ops.concatenate([ops.maximum(first, second), ops.minimum(first, second)], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape."""
         return input_shape
 
 
-def positive_integer(name, value):
+def positive_integer(name: str, value: int) -> int:
     """A size that is an argument of a layer.
 
     Raises:

@@ -1,10 +1,13 @@
 """Convolution that is orthogonal by construction, with a kernel of finite size."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.circular_conv import CircularConv2D, check_size, circular_convolution
 from clustr_keras.lipschitz.layers import PACKAGE, OrthogonalDense, positive_integer
+from clustr_keras.types import Shape, Tensor
 
 # Takes back what float32 adds to the norm of the product: about 1e-6 at 128 channels.
 _SHRINK = 1.0 - 2.0**-19
@@ -58,14 +61,14 @@ class OrthogonalConv2D(keras.layers.Layer):
 
     def __init__(
         self,
-        filters,
-        kernel_size=3,
-        padding="circular",
-        use_bias=True,
-        kernel_initializer="orthogonal",
-        bias_initializer="zeros",
-        **kwargs,
-    ):
+        filters: int,
+        kernel_size: int = 3,
+        padding: str = "circular",
+        use_bias: bool = True,
+        kernel_initializer: str | dict[str, Any] | keras.initializers.Initializer = "orthogonal",
+        bias_initializer: str | dict[str, Any] | keras.initializers.Initializer = "zeros",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if padding not in ("circular", "same"):
             raise ValueError(f'padding must be "circular" or "same"; got {padding!r}.')
@@ -76,7 +79,7 @@ class OrthogonalConv2D(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the weights."""
         if len(input_shape) != 4 or input_shape[-1] is None:
             raise ValueError(
@@ -111,7 +114,7 @@ class OrthogonalConv2D(keras.layers.Layer):
         return layer
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         """The kernel in use, `[k, k, C, filters]`."""
         kernel = _SHRINK * self.mixing.kernel[None, None]
         for index, layer in enumerate(self.ranges):
@@ -119,7 +122,7 @@ class OrthogonalConv2D(keras.layers.Layer):
         # Of more channels than filters it is the adjoint: a semi-orthogonal response stays one.
         return kernel if self.channels <= self.filters else ops.transpose(kernel, (0, 1, 3, 2))
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Convolves."""
         kernel = ops.cast(self.kernel, inputs.dtype)
         if self.padding == "circular":
@@ -128,18 +131,18 @@ class OrthogonalConv2D(keras.layers.Layer):
             outputs = ops.conv(inputs, kernel, padding="same", data_format="channels_last")
         return outputs if self.bias is None else outputs + self.bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape with `filters` in place of its last axis."""
         return (*input_shape[:-1], self.filters)
 
-    def condensed(self):
+    def condensed(self) -> keras.layers.Conv2D | CircularConv2D:
         """The plain convolution that computes the same, with the float32 kernel as a weight of its own.
 
         A `keras.layers.Conv2D`, or a `CircularConv2D` where the images wrap around.
         """
         common = {"use_bias": self.use_bias, "name": self.name, "dtype": self.dtype_policy}
         if self.padding == "circular":
-            convolution = CircularConv2D(self.filters, self.kernel_size, **common)
+            convolution: keras.layers.Layer = CircularConv2D(self.filters, self.kernel_size, **common)
         else:
             convolution = keras.layers.Conv2D(
                 self.filters, self.kernel_size, padding="same", data_format="channels_last", **common
@@ -150,7 +153,7 @@ class OrthogonalConv2D(keras.layers.Layer):
             convolution.bias.assign(ops.copy(self.bias))
         return convolution
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),

@@ -1,10 +1,12 @@
 """Bounds of pooling layers, with the overlap of their windows counted."""
 
 import math
+from collections.abc import Iterable
 
 import keras
 import numpy as np
 
+from clustr_keras.lipschitz.graph import Call
 from clustr_keras.lipschitz.registry import LayerBound, Rounding, register
 from clustr_keras.lipschitz.shapes import known_shape, sizes_along, spatial_axes
 from clustr_keras.lipschitz.signals import product_upward, root_upward, up
@@ -25,10 +27,10 @@ def _windows(size, pool, stride, padding):
     return np.maximum(starts, 0), np.minimum(starts + pool, size)
 
 
-def _per_dimension(call):
+def _per_dimension(call: Call) -> Iterable[tuple[int | None, int, int]]:
     """Size (`None` if open), window and stride of each dimension."""
     layer = call.operation
-    sizes = [None] * len(layer.pool_size)
+    sizes: list[int | None] = [None] * len(layer.pool_size)
     if call.input_shapes:
         sizes = [call.input_shapes[0][axis] for axis in spatial_axes(layer, len(sizes))]
     return zip(sizes, layer.pool_size, layer.strides, strict=True)

@@ -1,11 +1,14 @@
 """Which operations have a known bound, and how a user adds one."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
-from clustr_keras.lipschitz.graph import UnknownBoundError
+from clustr_keras.lipschitz.graph import Call, UnknownBoundError
+from clustr_keras.types import ArrayLike, Floats, Tensor
 
 FLOAT32_ROUNDOFF = 2.0**-24
 # A product of float32 numbers that leaves the normal range may be flushed to zero.
@@ -48,7 +51,8 @@ class LayerBound:
     merging: str = "sum"
 
 
-_REGISTRY = {}
+BoundFunction: TypeAlias = Callable[[Call], LayerBound]
+_REGISTRY: dict[type[keras.Operation], tuple[BoundFunction, bool]] = {}
 
 # What to do about classes that have no bound, by name: they need not be imported for that.
 _WAYS_OUT = {
@@ -68,7 +72,9 @@ _WAYS_OUT = {
 }
 
 
-def register(operation_class, one_lipschitz=False):
+def register(
+    operation_class: type[keras.Operation], one_lipschitz: bool = False
+) -> Callable[[BoundFunction], BoundFunction]:
     """Decorator that registers the bound of a layer, operation or model class, your own included.
 
     Args:
@@ -93,24 +99,24 @@ def register(operation_class, one_lipschitz=False):
     return decorate
 
 
-def is_registered(operation):
+def is_registered(operation: keras.Operation) -> bool:
     """Whether the class of an operation has a bound of its own."""
     return type(operation) in _REGISTRY
 
 
-def is_registered_as_one_lipschitz(operation):
+def is_registered_as_one_lipschitz(operation: keras.Operation) -> bool:
     """Whether the class of an operation is 1-Lipschitz whatever its weights are."""
     return is_registered(operation) and _REGISTRY[type(operation)][1] and not casts_to_integers(operation)
 
 
-def casts_to_integers(operation):
+def casts_to_integers(operation: keras.Operation) -> bool:
     """Whether a layer casts its inputs to integers, or its results: that is not continuous."""
     return isinstance(operation, keras.layers.Layer) and not (
         keras.backend.is_float_dtype(operation.compute_dtype) and keras.backend.is_float_dtype(operation.dtype)
     )
 
 
-def layer_bound(call):
+def layer_bound(call: Call) -> LayerBound:
     """The `LayerBound` of one call of an operation.
 
     Raises:
@@ -147,8 +153,8 @@ def layer_bound(call):
     return of_layer
 
 
-def built_weight(layer, name):
-    """The weight of a layer as a float64 array, `None` where it has none of that name.
+def built_weight(layer: keras.layers.Layer, name: str) -> Floats:
+    """The weight of a layer as a float64 array.
 
     Raises:
         UnknownBoundError: If the layer is not built, or its kernel is not what is stored.
@@ -159,8 +165,13 @@ def built_weight(layer, name):
     return used_weight(layer, name)
 
 
-def used_weight(layer, name):
-    """A weight of a layer, or what it computes from its weights, as a float64 array; `None` where it is `None`.
+def optional_weight(layer: keras.layers.Layer, name: str) -> Floats | None:
+    """`built_weight`, or `None` where the layer does without."""
+    return None if getattr(layer, name) is None else built_weight(layer, name)
+
+
+def used_weight(layer: keras.layers.Layer, name: str) -> Floats:
+    """A weight of a layer, or what it computes from its weights, as a float64 array.
 
     Raises:
         UnknownBoundError: If the layer is not built.
@@ -170,11 +181,10 @@ def used_weight(layer, name):
             f"{type(layer).__name__} {layer.name!r} is not built: it has no weights that a bound could hold for. Call "
             "it once, or its build()."
         )
-    weight = getattr(layer, name)
-    return None if weight is None else as_array(weight, "float64")
+    return as_array(getattr(layer, name), "float64")
 
 
-def as_array(tensor, dtype=None):
+def as_array(tensor: Tensor | ArrayLike, dtype: str | None = None) -> np.ndarray:
     """A NumPy array of a weight, tensor or number; a bfloat16 weight becomes float32."""
     array = np.asarray(keras.ops.convert_to_numpy(tensor))
     if array.dtype.kind not in "fiub":

@@ -1,9 +1,12 @@
 """Residual layer that is 1-Lipschitz by a proof for the sum, not for its branches."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.layers import PACKAGE, positive_integer
+from clustr_keras.types import Shape, Tensor
 
 # Beyond it the ratios of the scales would leave float32's precision.
 _LARGEST_LOG_SCALE = 10.0
@@ -11,7 +14,7 @@ _LARGEST_LOG_SCALE = 10.0
 _NEGLIGIBLE = 1e-20
 
 
-class _Dense:
+class _Dense(keras.layers.Layer):
     """The shape of a residual layer's kernel, and what it computes with it."""
 
     def _kernel_shape(self, input_shape):
@@ -22,7 +25,7 @@ class _Dense:
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class LipschitzResidual(_Dense, keras.layers.Layer):
+class LipschitzResidual(_Dense):
     """Residual layer `x - 2 V relu(V^T x + b)` with `||V||_2 <= 1`.
 
     Here `V = W T^(-1/2)`, with `T` diagonal, `T_i = sum_j |W^T W|_ij q_j / q_i`, and `q = exp(log_scales)`. By diagonal
@@ -60,13 +63,19 @@ class LipschitzResidual(_Dense, keras.layers.Layer):
         Araujo et al., A Unified Algebraic Perspective on Lipschitz Neural Networks, ICLR 2023, Theorem 3.
     """
 
-    def __init__(self, units, kernel_initializer="orthogonal", bias_initializer="zeros", **kwargs):
+    def __init__(
+        self,
+        units: int,
+        kernel_initializer: str | dict[str, Any] | keras.initializers.Initializer = "orthogonal",
+        bias_initializer: str | dict[str, Any] | keras.initializers.Initializer = "zeros",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = positive_integer("units", units)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the weights."""
         self.raw_kernel = self.add_weight(
             name="raw_kernel",
@@ -79,7 +88,7 @@ class LipschitzResidual(_Dense, keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     @property
-    def kernel(self):
+    def kernel(self) -> Tensor:
         """The matrix V in use, `[n, units]`, of norm at most 1."""
         w = ops.convert_to_tensor(self.raw_kernel)
         # V does not depend on the size of W; at this one no square leaves float32's range.
@@ -90,15 +99,15 @@ class LipschitzResidual(_Dense, keras.layers.Layer):
         is_counted = dominant > _NEGLIGIBLE
         return ops.where(is_counted, w / ops.sqrt(ops.where(is_counted, dominant, 1.0)), 0.0)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Computes `x - 2 V relu(V^T x + b)`."""
         return self._apply(inputs, ops.cast(self.kernel, inputs.dtype))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape."""
         return input_shape
 
-    def condensed(self):
+    def condensed(self) -> "CondensedResidual":
         """The `CondensedResidual` that computes the same, with the float32 matrix V as a weight of its own."""
         layer = self._condensed_layer()
         layer.build(tuple(self.get_build_config()["input_shape"]))
@@ -113,7 +122,7 @@ class LipschitzResidual(_Dense, keras.layers.Layer):
     def _condensed_layer(self):
         return CondensedResidual(self.units, name=self.name, dtype=self.dtype_policy)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
@@ -124,7 +133,7 @@ class LipschitzResidual(_Dense, keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class CondensedResidual(_Dense, keras.layers.Layer):
+class CondensedResidual(_Dense):
     """What `LipschitzResidual` condenses to: `x - 2 V relu(V^T x + b)` with V stored, and no longer computed.
 
     With `s = ||V||^2` its Lipschitz constant is at most `sqrt(1 + 4 s max(0, s - 1))`, whatever is stored: in the proof
@@ -147,25 +156,25 @@ class CondensedResidual(_Dense, keras.layers.Layer):
     >>> plain = residual.condensed()
     """
 
-    def __init__(self, units, **kwargs):
+    def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units = positive_integer("units", units)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Makes the weights, zeros until they are assigned."""
         shape = self._kernel_shape(input_shape)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer="zeros", trainable=False)
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros", trainable=False)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Computes `x - 2 V relu(V^T x + b)`."""
         return self._apply(inputs, ops.convert_to_tensor(self.kernel))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "units": self.units}

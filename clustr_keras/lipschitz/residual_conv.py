@@ -1,5 +1,7 @@
 """Convolutional residual layer that is 1-Lipschitz by a proof for the sum."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,10 +10,10 @@ from clustr_keras.lipschitz.layers import PACKAGE
 from clustr_keras.lipschitz.residual import CondensedResidual, LipschitzResidual
 
 
-class _Convolutional:
+class _Convolutional(keras.layers.Layer):
     """What a residual layer does with a convolution that wraps around in place of a matrix."""
 
-    def __init__(self, units, kernel_size=3, **kwargs):
+    def __init__(self, units: int, kernel_size: int = 3, **kwargs: Any) -> None:
         super().__init__(units, **kwargs)
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be an odd positive integer; got {kernel_size!r}.")
@@ -29,7 +31,7 @@ class _Convolutional:
         active = ops.relu(circular_convolution(inputs, kernel) + self.bias)
         return inputs - 2.0 * circular_convolution(active, adjoint)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "kernel_size": self.kernel_size}
 

@@ -11,6 +11,7 @@ from clustr_keras.lipschitz.registry import (
     Rounding,
     as_array,
     built_weight,
+    optional_weight,
     register,
 )
 from clustr_keras.lipschitz.shapes import broadcast_repetition, constant_operand
@@ -22,7 +23,7 @@ from clustr_keras.lipschitz.spectral import float32_upward, gamma
 def _of_batch_normalization(call):
     """`max |gamma / sqrt(var + eps)|`, the moving variance's: at inference the layer is affine."""
     layer = call.operation
-    scale, variance = built_weight(layer, "gamma"), built_weight(layer, "moving_variance")
+    variance, scale = built_weight(layer, "moving_variance"), optional_weight(layer, "gamma")
     if not (variance + layer.epsilon > 0.0).all():
         raise ValueError("its moving variance plus epsilon is not positive.")
     scale = np.ones_like(variance) if scale is None else scale

@@ -1,15 +1,18 @@
 """What the shapes at a call say: sizes, repetition by broadcasting, which operand is a constant."""
 
 import math
+from collections.abc import Iterable, Sequence
 
+import keras
 import numpy as np
 
-from clustr_keras.lipschitz.graph import UnknownBoundError
+from clustr_keras.lipschitz.graph import Call, UnknownBoundError
 from clustr_keras.lipschitz.registry import as_array
 from clustr_keras.lipschitz.signals import up
+from clustr_keras.types import Floats, Shape
 
 
-def known_shape(call):
+def known_shape(call: Call) -> Shape:
     """The shape of one example at the input of a call, `None` for sizes that are open.
 
     Raises:
@@ -23,7 +26,7 @@ def known_shape(call):
     return tuple(call.input_shapes[0][1:])
 
 
-def sizes_along(call, axes):
+def sizes_along(call: Call, axes: Iterable[int]) -> list[int]:
     """Sizes of the input along some axes (batch axis counted), all known.
 
     Raises:
@@ -39,13 +42,21 @@ def sizes_along(call, axes):
     return sizes
 
 
-def spatial_axes(layer, rank):
+def entries(shape: Shape | None) -> int | None:
+    """How many entries one example of a shape has, `None` where that is not known."""
+    if shape is None:
+        return None
+    sizes = [size for size in shape[1:] if size is not None]
+    return math.prod(sizes) if len(sizes) == len(shape) - 1 else None
+
+
+def spatial_axes(layer: keras.layers.Layer, rank: int) -> range:
     """Axes of the spatial dimensions of a layer with a `data_format`."""
     first = 1 if layer.data_format == "channels_last" else 2
     return range(first, first + rank)
 
 
-def within_example(call, axes):
+def within_example(call: Call, axes: int | Sequence[int] | None) -> list[int]:
     """Axes as a sorted list of non-negative ones, `None` for all.
 
     Raises:
@@ -53,7 +64,7 @@ def within_example(call, axes):
     """
     known_shape(call)
     rank = len(call.input_shapes[0])
-    axes = range(rank) if axes is None else (axes if isinstance(axes, list | tuple) else [axes])
+    axes = range(rank) if axes is None else (axes if isinstance(axes, Sequence) else [axes])
     axes = sorted({axis % rank for axis in axes})
     if 0 in axes:
         raise UnknownBoundError(
@@ -63,22 +74,22 @@ def within_example(call, axes):
     return axes
 
 
-def repetition(call, input_shape):
+def repetition(call: Call, input_shape: Shape | None) -> float:
     """`sqrt(k)` for an input of which each entry appears k times in the result.
 
     Raises:
         UnknownBoundError: If that cannot be told from the shapes.
     """
-    if input_shape is None or call.output_shape is None or None in (*input_shape[1:], *call.output_shape[1:]):
+    inputs, outputs = entries(input_shape), entries(call.output_shape)
+    if inputs is None or outputs is None:
         raise UnknownBoundError(
             f"{type(call.operation).__name__} {call.operation.name!r} may repeat entries, which cannot be told from "
             f"the shapes {input_shape} and {call.output_shape}. Pass input_shape."
         )
-    inputs, outputs = math.prod(input_shape[1:]), math.prod(call.output_shape[1:])
     return 1.0 if inputs == outputs else up(math.sqrt(outputs / inputs))
 
 
-def constant_operand(call, problem):
+def constant_operand(call: Call, problem: str) -> tuple[Floats, bool]:
     """The constant of an operation on one tensor and one constant, in float64, and whether it comes first.
 
     Raises:
@@ -97,7 +108,7 @@ def constant_operand(call, problem):
     return constant, is_first
 
 
-def broadcast_repetition(call, constant):
+def broadcast_repetition(call: Call, constant: Floats) -> float:
     """`sqrt(k)`, where broadcasting against a constant makes k copies of each entry of the input.
 
     Raises:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from clustr_keras.lipschitz.graph import UnknownBoundError
+from clustr_keras.lipschitz.registry import LayerBound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +23,12 @@ class Signal:
     error: tuple[float, float] | None = (0.0, 0.0)
     peak: tuple[float, float] = (1.0, 0.0)
 
-    def then(self, layer):
+    def then(self, layer: LayerBound) -> "Signal":
         """The map followed by an operation with the `LayerBound` given."""
         if not (math.isfinite(layer.lipschitz) and layer.lipschitz >= 0.0):
             raise UnknownBoundError(f"the bound of an operation is {layer.lipschitz}; it is not Lipschitz.")
         lipschitz = product_upward(self.lipschitz, layer.lipschitz)
-        norm = tuple(up(layer.lipschitz * n) for n in self.norm)
+        norm = _pair(up(layer.lipschitz * n) for n in self.norm)
         if self.error is None or layer.rounding is None:
             return Signal(lipschitz, norm, None, self.peak)
         rounding = layer.rounding
@@ -36,11 +38,11 @@ class Signal:
             up(layer.lipschitz * e + rounding.relative * (n + e)) for n, e in zip(self.norm, self.error, strict=True)
         )
         error = (slope, up(intercept + rounding.absolute))
-        peak = tuple(max(p, up(n + e)) for p, n, e in zip(self.peak, norm, error, strict=True))
+        peak = _pair(max(p, up(n + e)) for p, n, e in zip(self.peak, norm, error, strict=True))
         return Signal(lipschitz, norm, error, peak)
 
 
-def merged(signals, factors, merging):
+def merged(signals: Sequence[Signal], factors: Sequence[float], merging: str) -> Signal:
     """Several tensors as one: with `f` the factors, `D = sum f_i d_i`, or `sqrt(sum (f_i d_i)^2)` for `"root"`.
 
     Distances, norms and errors merge alike. For the root of affine bounds, Minkowski's inequality gives
@@ -52,22 +54,27 @@ def merged(signals, factors, merging):
 
     def merge_pairs(pairs):
         weighted = [[product_upward(f, v) for v in pair] for f, pair in zip(factors, pairs, strict=True)]
-        return tuple(merge([pair[k] for pair in weighted]) for k in range(2))
+        return _pair(merge([pair[k] for pair in weighted]) for k in range(2))
 
     lipschitz = merge([product_upward(f, s.lipschitz) for f, s in zip(factors, signals, strict=True)])
     norm = merge_pairs([s.norm for s in signals])
-    peak = tuple(max(s.peak[k] for s in signals) for k in range(2))
+    peak = _pair(max(s.peak[k] for s in signals) for k in range(2))
     if any(s.error is None for s in signals):
         return Signal(lipschitz, norm, None, peak)
     return Signal(lipschitz, norm, merge_pairs([s.error for s in signals]), peak)
 
 
-def up(value):
+def _pair(values: Iterable[float]) -> tuple[float, float]:
+    first, second = values
+    return first, second
+
+
+def up(value: float) -> float:
     """A float64 that is no smaller than the exact result of the few operations that led to `value >= 0`."""
     return value * (1.0 + 2.0**-50)
 
 
-def product_upward(a, b):
+def product_upward(a: float, b: float) -> float:
     """`a * b`, rounded upward."""
     product = a * b
     if not math.isfinite(product):
@@ -75,7 +82,7 @@ def product_upward(a, b):
     return product if Fraction(product) >= Fraction(a) * Fraction(b) else math.nextafter(product, math.inf)
 
 
-def sum_upward(values):
+def sum_upward(values: Sequence[float]) -> float:
     """The sum, rounded upward."""
     if not math.isfinite(sum(values)):
         return math.inf
@@ -83,7 +90,7 @@ def sum_upward(values):
     return total if Fraction(total) >= sum(map(Fraction, values)) else math.nextafter(total, math.inf)
 
 
-def root_upward(values):
+def root_upward(values: Sequence[float]) -> float:
     """The root of the sum of squares, rounded upward."""
     largest = max(values)
     if largest == 0.0 or not math.isfinite(largest) or sum(v > 0.0 for v in values) == 1:

@@ -1,9 +1,12 @@
 """Isometries that trade resolution for channels and back."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from clustr_keras.lipschitz.layers import PACKAGE, positive_integer
+from clustr_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -31,11 +34,11 @@ class SpaceToDepth(keras.layers.Layer):
     (1, 14, 14, 4)
     """
 
-    def __init__(self, block, **kwargs):
+    def __init__(self, block: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.block = positive_integer("block", block)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Checks that the blocks fit."""
         if len(input_shape) != 4 or any(size is not None and size % self.block for size in input_shape[1:3]):
             raise ValueError(
@@ -43,7 +46,7 @@ class SpaceToDepth(keras.layers.Layer):
                 f"shape {tuple(input_shape)}. Pad or crop them first."
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Moves the entries."""
         n = self.block
         batch, height, width, channels = ops.shape(inputs)
@@ -51,13 +54,13 @@ class SpaceToDepth(keras.layers.Layer):
         blocks = ops.transpose(blocks, (0, 1, 3, 2, 4, 5))
         return ops.reshape(blocks, (batch, height // n, width // n, n * n * channels))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns `[B, H / block, W / block, block^2 C]`."""
         batch, height, width, channels = input_shape
         height, width = (None if size is None else size // self.block for size in (height, width))
-        return (batch, height, width, self.block**2 * channels)
+        return (batch, height, width, None if channels is None else self.block**2 * channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "block": self.block}
 
@@ -86,11 +89,11 @@ class DepthToSpace(keras.layers.Layer):
     (1, 28, 28, 1)
     """
 
-    def __init__(self, block, **kwargs):
+    def __init__(self, block: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.block = positive_integer("block", block)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Checks that the channels make up blocks."""
         if len(input_shape) != 4 or input_shape[-1] is None or input_shape[-1] % self.block**2:
             raise ValueError(
@@ -98,7 +101,7 @@ class DepthToSpace(keras.layers.Layer):
                 f"{tuple(input_shape)}. Give the layer before it such a number of channels."
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         """Moves the entries."""
         n = self.block
         batch, height, width, channels = ops.shape(inputs)
@@ -106,12 +109,12 @@ class DepthToSpace(keras.layers.Layer):
         blocks = ops.transpose(blocks, (0, 1, 3, 2, 4, 5))
         return ops.reshape(blocks, (batch, n * height, n * width, channels // n**2))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns `[B, block H, block W, C / block^2]`."""
         batch, height, width, channels = input_shape
         height, width = (None if size is None else size * self.block for size in (height, width))
-        return (batch, height, width, channels // self.block**2)
+        return (batch, height, width, None if channels is None else channels // self.block**2)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "block": self.block}

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from clustr_keras.types import ArrayLike, Tensor
+
 UNIT_ROUNDOFF = 2.0**-53
 _SQUARINGS = 14
 
 
-def spectral_norm_bound(matrix):
+def spectral_norm_bound(matrix: Tensor | ArrayLike) -> float:
     """Upper bound of the spectral norm of a matrix, proved for the numbers given.
 
     Gram iteration: `||G||_2 <= ||G^(2^j)||_F^(1/2^j)` for the Gram matrix `G`, at every `j`. A multiple of the
@@ -53,7 +55,7 @@ def spectral_norm_bound(matrix):
     return float(scale * np.sqrt(square) * (1.0 + 8.0 * UNIT_ROUNDOFF))
 
 
-def gamma(operations, unit_roundoff=UNIT_ROUNDOFF):
+def gamma(operations: int, unit_roundoff: float = UNIT_ROUNDOFF) -> float:
     """`n u / (1 - n u)`: relative error of a sum or product of `n` rounded operations, in any order.
 
     Reference:
@@ -64,7 +66,7 @@ def gamma(operations, unit_roundoff=UNIT_ROUNDOFF):
     return operations * unit_roundoff / (1.0 - operations * unit_roundoff)
 
 
-def float32_upward(value):
+def float32_upward(value: float) -> float:
     """The smallest normal float32 number that is at least `value >= 0`, as a float.
 
     Never 0, which a radius would be divided by; no subnormal number, which would be flushed to 0.
@@ -81,7 +83,9 @@ def _frobenius(matrix):
 
 def _gram_iteration(matrix):
     """`||M||_2 = ||M^T M||_2^(1/2) <= ...`, with `||fl(M^T M)||_2 + gamma_n ||M||_F^2` for each product."""
-    norms, errors, bound = [], [], np.inf
+    norms: list[float] = []
+    errors: list[float] = []
+    bound = np.inf
     for _ in range(_SQUARINGS):
         norm = _frobenius(matrix)
         if norm == 0.0:

@@ -1,7 +1,11 @@
 """Cross-entropy of distance logits with a margin."""
 
+from typing import Any
+
 import keras
 from keras import ops
+
+from clustr_keras.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="clustr_keras")
@@ -40,12 +44,12 @@ class CertifiedMarginLoss(keras.losses.Loss):
 
     def __init__(
         self,
-        temperature=8.0,
-        margin=0.5,
-        reduction="sum_over_batch_size",
-        name="certified_margin_loss",
-        **kwargs,
-    ):
+        temperature: float = 8.0,
+        margin: float = 0.5,
+        reduction: str = "sum_over_batch_size",
+        name: str = "certified_margin_loss",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name, reduction=reduction, **kwargs)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive; got {temperature}.")
@@ -54,13 +58,13 @@ class CertifiedMarginLoss(keras.losses.Loss):
         self.temperature = float(temperature)
         self.margin = float(margin)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss per example, `[B]`."""
         y_pred = ops.convert_to_tensor(y_pred)
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
         asked = self.margin * ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
         return ops.sparse_categorical_crossentropy(labels, self.temperature * (y_pred - asked), from_logits=True)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "temperature": self.temperature, "margin": self.margin}

@@ -2,8 +2,10 @@
 
 from keras import ops
 
+from clustr_keras.types import ArrayLike, Tensor
 
-def cross_entropy_between(target, scores):
+
+def cross_entropy_between(target: Tensor | ArrayLike, scores: Tensor | ArrayLike) -> Tensor:
     """Cross-entropy between a distribution and the softmax of scores, `-sum_c p_c log softmax(scores)_c`.
 
     QTRADES adds its batch mean to the loss, with `p` the posterior of an image and the scores those of its perturbed
@@ -30,7 +32,7 @@ def cross_entropy_between(target, scores):
     return -ops.sum(target * ops.where(has_no_say, 0.0, log_probabilities), axis=-1)
 
 
-def kl_divergence(target, scores):
+def kl_divergence(target: Tensor | ArrayLike, scores: Tensor | ArrayLike) -> Tensor:
     """Kullback-Leibler divergence of the softmax of scores from a distribution, `sum_c p_c log(p_c / softmax_c)`.
 
     It is what TRADES ascends to find the perturbed twin. Without a gradient in `p` it has the gradient of
@@ -57,7 +59,7 @@ def kl_divergence(target, scores):
     return ops.sum(target * (log_target - ops.where(is_absent, 0.0, log_probabilities)), axis=-1)
 
 
-def embedding_mse(embeddings, perturbed):
+def embedding_mse(embeddings: Tensor | ArrayLike, perturbed: Tensor | ArrayLike) -> Tensor:
     """Mean squared difference of two embeddings, `||z - z'||^2 / D`.
 
     The mean over the D entries, not the sum: its batch mean is then the mean over all entries of the batch, the

@@ -7,9 +7,12 @@ computed in log space.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
+
+from clustr_keras.types import ArrayLike, Tensor
 
 _LOG_EPSILON = math.log(1e-8)
 
@@ -17,7 +20,9 @@ _LOG_EPSILON = math.log(1e-8)
 _LEAST_VARIANCE = 1e-16
 
 
-def magnet_losses(embeddings, classes, clusters, alpha=12.5):
+def magnet_losses(
+    embeddings: Tensor | ArrayLike, classes: Tensor | ArrayLike, clusters: Tensor | ArrayLike, alpha: float = 12.5
+) -> tuple[Tensor, Tensor]:
     """Magnet loss of each example of a batch whose clusters have their means in the batch itself.
 
     `loss_n = max(0, -log(exp(-||z_n - mu_n||^2 / (2 s^2) - alpha) / (sum_j exp(-||z_n - mu_j||^2 / (2 s^2)) + e) + e))`
@@ -71,7 +76,9 @@ def magnet_losses(embeddings, classes, clusters, alpha=12.5):
     return ops.where(is_real, losses, 0.0), variance
 
 
-def center_magnet_losses(squared_distances, class_ids, alpha=12.5):
+def center_magnet_losses(
+    squared_distances: Tensor | ArrayLike, class_ids: Tensor | ArrayLike, alpha: float = 12.5
+) -> tuple[Tensor, Tensor]:
     """Magnet loss of each example of a plain batch, with cluster centers in the place of the batch's means.
 
     The formula is that of `magnet_losses`; an example's own cluster is the nearest center of its class, all centers of
@@ -117,13 +124,13 @@ def _losses(own, rivals, is_rival, variance, alpha):
 class _AlphaLoss(keras.losses.Loss):
     """A loss whose only setting is alpha, computed in float32 whatever Keras' default."""
 
-    def __init__(self, alpha, reduction, name):
+    def __init__(self, alpha: float, reduction: str, name: str) -> None:
         super().__init__(name=name, reduction=reduction, dtype="float32")
         if not 0 <= alpha < float("inf"):
             raise ValueError(f"alpha must be a number of at least 0; got {alpha}.")
         self.alpha = float(alpha)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "alpha": self.alpha}
 
@@ -166,10 +173,14 @@ class MagnetLoss(_AlphaLoss):
 
     acts_on = "embeddings"
 
-    def __init__(self, alpha=12.5, reduction="mean_with_sample_weight", name="magnet_loss"):
+    def __init__(
+        self, alpha: float = 12.5, reduction: str = "mean_with_sample_weight", name: str = "magnet_loss"
+    ) -> None:
         super().__init__(alpha, reduction, name)
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self, y_true: Tensor | ArrayLike, y_pred: Tensor | ArrayLike, sample_weight: Tensor | ArrayLike | None = None
+    ) -> Tensor:
         """Computes the reduced loss; padding has weight 0."""
         y_true = ops.convert_to_tensor(y_true)
         if len(y_true.shape) != 2 or y_true.shape[-1] != 2:
@@ -182,7 +193,7 @@ class MagnetLoss(_AlphaLoss):
             weights = weights * ops.reshape(ops.cast(sample_weight, self.dtype), (-1,))
         return super().__call__(y_true, y_pred, weights)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss per example, `[B]`."""
         return magnet_losses(y_pred, y_true[:, 0], y_true[:, 1], self.alpha)[0]
 
@@ -221,10 +232,12 @@ class CenterMagnetLoss(_AlphaLoss):
 
     acts_on = "squared_distances"
 
-    def __init__(self, alpha=12.5, reduction="sum_over_batch_size", name="center_magnet_loss"):
+    def __init__(
+        self, alpha: float = 12.5, reduction: str = "sum_over_batch_size", name: str = "center_magnet_loss"
+    ) -> None:
         super().__init__(alpha, reduction, name)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss per example, `[B]`."""
         y_pred = ops.convert_to_tensor(y_pred)
         if len(y_pred.shape) != 3:
