@@ -3,11 +3,12 @@
 import numpy as np
 
 from clustr_keras.data.checks import check_images
+from clustr_keras.types import ArrayLike, Floats, Ints
 
 NORMS = {"l_inf": np.inf, "l_2": 2}
 
 
-def checked_arguments(images, labels, eps):
+def checked_arguments(images: ArrayLike, labels: ArrayLike, eps: ArrayLike) -> tuple[Floats, Ints, Floats]:
     """Brings the arguments of an attack into shape.
 
     Args:
@@ -33,17 +34,17 @@ def checked_arguments(images, labels, eps):
     return images, labels, eps
 
 
-def check_norm(norm):
+def check_norm(norm: str) -> None:
     """Refuses a norm that is not in `NORMS`.
 
     Raises:
         ValueError: If it is another one.
     """
     if norm not in NORMS:
-        raise ValueError(f"norm must be one of {sorted(NORMS)}; got {norm!r}.")
+        raise ValueError(f"norm must be {' or '.join(map(repr, NORMS))}; got {norm!r}.")
 
 
-def check_loss(loss):
+def check_loss(loss: ArrayLike) -> None:
     """Refuses the loss of a model whose logits are not finite.
 
     Raises:
@@ -53,13 +54,13 @@ def check_loss(loss):
         raise ValueError("the attacked model gives logits that are not finite; nothing follows from them.")
 
 
-def distances(adversarial, images, order=2):
+def distances(adversarial: ArrayLike, images: ArrayLike, order: float = 2) -> Floats:
     """Norms of `adversarial - images`, `[B]`, in float64 from the float32 images as they are."""
     difference = np.asarray(adversarial).astype("float64") - np.asarray(images).astype("float64")
     return np.linalg.norm(difference.reshape(len(difference), -1), ord=order, axis=-1)
 
 
-def inner_radius(eps, dim):
+def inner_radius(eps: Floats, dim: int) -> Floats:
     """A radius that is safe to move by: `x + eta` is rounded to float32, which may add to the norm of `eta`.
 
     Args:
@@ -72,7 +73,7 @@ def inner_radius(eps, dim):
     return np.maximum(eps * (1.0 - 1e-6) - 2.0**-24 * np.sqrt(dim), 0.0)
 
 
-def into_ball(adversarial, images, eps, order=2):
+def into_ball(adversarial: Floats, images: Floats, eps: Floats, order: float = 2) -> Floats:
     """Moves along the segment to each image until it is at most `eps` away, in float32.
 
     Args:

@@ -1,13 +1,18 @@
 """What ART's attacks need of a classifier, on compiled functions. Needs the extra `autoattack`."""
 
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
 import numpy as np
 import tensorflow as tf
 from art.attacks.evasion import AutoProjectedGradientDescent
 from art.estimators.classification.classifier import ClassifierMixin
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 
+from clustr_keras.attacks.attack import AttackLoss, Logits
 from clustr_keras.attacks.batches import in_full_batches
 from clustr_keras.attacks.steps import input_gradient
+from clustr_keras.types import Floats
 
 
 class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, BaseEstimator):
@@ -24,7 +29,9 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
         batch_size: Integer, most images in a batch; see `full_batches`.
     """
 
-    def __init__(self, logits, num_classes, image_shape, loss, batch_size):
+    def __init__(
+        self, logits: Logits, num_classes: int, image_shape: Sequence[int], loss: AttackLoss, batch_size: int
+    ) -> None:
         super().__init__(model=logits, clip_values=(0.0, 1.0), channels_first=False)
         self.nb_classes = num_classes
         self._input_shape = tuple(image_shape)
@@ -48,30 +55,30 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
         }
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...]:
         """`(H, W, C)`."""
         return self._input_shape
 
-    def predict(self, x, batch_size=128, **kwargs):
+    def predict(self, x: Floats, batch_size: int = 128, **kwargs: Any) -> Floats:
         """Logits `[B, classes]`."""
         return self._in_batches("logits", x, np.zeros(len(x), "int64"))
 
-    def loss_gradient(self, x, y, **kwargs):
+    def loss_gradient(self, x: Floats, y: Floats, **kwargs: Any) -> Floats:
         """Gradient of the sum of the losses; `y` is one-hot."""
         return self._in_batches("gradient", x, np.argmax(y, axis=-1))
 
-    def compute_loss(self, x, y, reduction="none", **kwargs):
+    def compute_loss(self, x: Floats, y: Floats, reduction: str = "none", **kwargs: Any) -> Floats:
         """Loss of each example, `[B]`; `y` is one-hot."""
         return self._in_batches("losses", x, np.argmax(y, axis=-1))
 
     def _in_batches(self, name, x, labels):
         return in_full_batches(self._functions[name], x, labels, self.filled_up_to)
 
-    def fit(self, x, y, **kwargs):
+    def fit(self, x: Floats, y: Floats, **kwargs: Any) -> NoReturn:
         """Not for training."""
         raise NotImplementedError("attacks do not train.")
 
-    def get_activations(self, x, layer, batch_size, framework=False):
+    def get_activations(self, x: Floats, layer: int | str, batch_size: int, framework: bool = False) -> NoReturn:
         """Not asked for by the attacks."""
         raise NotImplementedError("the attacks need no activations.")
 
@@ -84,11 +91,11 @@ class TargetedApgd(AutoProjectedGradientDescent):
         **kwargs: As for ART's `AutoProjectedGradientDescent`.
     """
 
-    def __init__(self, targets, **kwargs):
+    def __init__(self, targets: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.targets = targets
 
-    def generate(self, x, y=None, **kwargs):
+    def generate(self, x: Floats, y: Floats, **kwargs: Any) -> Floats:
         """Attacks images away from one-hot labels `y`."""
         best, labels = x.copy(), np.argmax(y, axis=-1)
         logits = self.estimator.predict(x)

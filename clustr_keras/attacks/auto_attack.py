@@ -1,10 +1,13 @@
 """AutoAttack, as the Adversarial Robustness Toolbox (ART) has it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from clustr_keras.attacks.arguments import NORMS, check_norm, checked_arguments, distances, into_ball
+from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.losses import cross_entropy, dlr
-from clustr_keras.attacks.pgd import AttackResult
+from clustr_keras.types import ArrayLike
 
 
 class AutoAttack:
@@ -35,7 +38,17 @@ class AutoAttack:
         attacks, ICML 2020; Nicolae et al., Adversarial Robustness Toolbox, 2018.
     """
 
-    def __init__(self, logits, num_classes, image_shape, norm="l_inf", steps=100, queries=5000, batch_size=256, seed=0):
+    def __init__(
+        self,
+        logits: Logits,
+        num_classes: int,
+        image_shape: Sequence[int],
+        norm: str = "l_inf",
+        steps: int = 100,
+        queries: int = 5000,
+        batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
         check_norm(norm)
         try:
             from clustr_keras.attacks.art_estimator import ArtEstimator
@@ -54,15 +67,17 @@ class AutoAttack:
         ]
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call this attack."""
         return f"AutoAttack (ART) {self.norm}, {self.steps} steps, {self.queries} queries"
 
-    def attempts(self, count):
+    def attempts(self, count: int) -> int:
         """What `progress` counts up to for `count` images."""
         return count
 
-    def __call__(self, images, labels, eps, progress=None):
+    def __call__(
+        self, images: ArrayLike, labels: ArrayLike, eps: ArrayLike, progress: Progress | None = None
+    ) -> AttackResult:
         """Attacks images.
 
         Args:

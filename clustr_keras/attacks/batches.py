@@ -1,13 +1,17 @@
 """Batches of few sizes, so that a compiled function is traced once or twice."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import tensorflow as tf
+
+from clustr_keras.types import Floats, Ints, Tensor
 
 # The least batch: less saves hardly any time.
 _LEAST = 16
 
 
-def full_batches(rows, batch_size):
+def full_batches(rows: Ints, batch_size: int) -> Iterator[tuple[Ints, Ints]]:
     """Cuts rows into batches, the last one filled up with repetitions to a power of 2 of rows.
 
     Args:
@@ -23,7 +27,9 @@ def full_batches(rows, batch_size):
         yield part, np.resize(part, min(size, batch_size))
 
 
-def in_full_batches(function, images, labels, batch_size):
+def in_full_batches(
+    function: Callable[[Tensor, Tensor], Tensor], images: Floats, labels: Ints, batch_size: int
+) -> Floats:
     """Results of a function of images and labels, computed in full batches.
 
     Args:

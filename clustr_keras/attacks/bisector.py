@@ -6,6 +6,7 @@ from cleverhans.tf2.utils import clip_eta
 from clustr_keras import certificates
 from clustr_keras.attacks.cells import RivalCells, nearest_rivals
 from clustr_keras.attacks.pgd import ProjectedGradientDescent
+from clustr_keras.certification import Certifier
 
 # How far behind the faces of a rival's cell the attack aims, as a share of the way there.
 _DEPTH = 1e-3
@@ -38,14 +39,14 @@ class BisectorAttack(ProjectedGradientDescent):
         Moosavi-Dezfooli et al., DeepFool, CVPR 2016, for the length of the steps.
     """
 
-    def __init__(self, certifier, steps=30, rivals=8, batch_size=256):
+    def __init__(self, certifier: Certifier, steps: int = 30, rivals: int = 8, batch_size: int = 256) -> None:
         num_classes, clusters, _ = certifier.centers.shape
         rivals = min(rivals, (num_classes - 1) * clusters)
         super().__init__(certifier.deployed_logits, "l_2", steps=steps, restarts=rivals, batch_size=batch_size)
         self.certifier = certifier
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call this attack."""
         return f"bisector l_2, {self.steps} steps x {self.restarts} rivals"
 

@@ -4,9 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from clustr_keras.attacks.arguments import distances
+from clustr_keras.attacks.attack import Logits, Progress
 from clustr_keras.attacks.batches import in_full_batches
 from clustr_keras.attacks.line_search import shrink_flips
 from clustr_keras.attacks.losses import margin
+from clustr_keras.types import Floats, Ints
 
 
 class ClearFlips:
@@ -17,21 +19,21 @@ class ClearFlips:
         batch_size: Integer, most images in a batch; see `full_batches`.
     """
 
-    def __init__(self, logits, batch_size=256):
+    def __init__(self, logits: Logits, batch_size: int = 256) -> None:
         self.logits = logits
         self.batch_size = batch_size
         self._excess = tf.function(self._compute_excess, reduce_retracing=True)
         self._slope = tf.function(self._compute_slope, reduce_retracing=True)
 
-    def excess(self, images, labels):
+    def excess(self, images: Floats, labels: Ints) -> Floats:
         """By how much the margin away from the labels exceeds what counts, float64 `[B]`; above 0 for a flip."""
         return in_full_batches(self._excess, images, labels, self.batch_size).astype("float64")
 
-    def slope(self, images, labels):
+    def slope(self, images: Floats, labels: Ints) -> Floats:
         """Gradient of the excess with respect to the images, float32, in their shape."""
         return in_full_batches(self._slope, images, labels, self.batch_size)
 
-    def shrink(self, images, adversarial, labels, steps=12):
+    def shrink(self, images: Floats, adversarial: Floats, labels: Ints, steps: int = 12) -> Floats:
         """Moves clear flips towards their images, as `shrink_flips` does, as long as they stay clear flips."""
 
         def predict(batch):
@@ -50,7 +52,14 @@ class ClearFlips:
         return tape.gradient(excess, images)
 
 
-def slide_flips(flips, images, adversarial, labels, steps=15, progress=None):
+def slide_flips(
+    flips: ClearFlips,
+    images: Floats,
+    adversarial: Floats,
+    labels: Ints,
+    steps: int = 15,
+    progress: Progress | None = None,
+) -> Floats:
     """Slides each flip along the decision boundary to where it is nearest to its image.
 
     At a flip on the boundary the image is projected on the tangent plane there; the flip moves towards that foot, and

@@ -5,10 +5,11 @@ import tensorflow as tf
 from cleverhans.tf2.attacks.carlini_wagner_l2 import clip_tanh
 
 from clustr_keras.attacks.arguments import check_loss, checked_arguments, distances, into_ball
+from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.pgd import AttackResult
 from clustr_keras.attacks.steps import input_gradient
+from clustr_keras.types import ArrayLike
 
 _NO_FLIP = 1e10
 
@@ -51,7 +52,15 @@ class CarliniWagner:
     norm = "l_2"
     minimizes_norm = True
 
-    def __init__(self, logits, steps=200, searches=6, learning_rate=0.02, initial_constant=1.0, batch_size=64):
+    def __init__(
+        self,
+        logits: Logits,
+        steps: int = 200,
+        searches: int = 6,
+        learning_rate: float = 0.02,
+        initial_constant: float = 1.0,
+        batch_size: int = 64,
+    ) -> None:
         if min(steps, searches, batch_size) < 1:
             raise ValueError(
                 f"steps, searches and batch_size must be at least 1; got {steps}, {searches} and {batch_size}."
@@ -70,15 +79,17 @@ class CarliniWagner:
         self._classify = tf.function(lambda x, labels: self._judge(labels, self.logits(x)), reduce_retracing=True)
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call this attack."""
         return f"Carlini-Wagner l_2, {self.steps} steps x {self.searches} constants"
 
-    def attempts(self, count):
+    def attempts(self, count: int) -> int:
         """What `progress` counts up to for `count` images."""
         return self.searches * count
 
-    def __call__(self, images, labels, eps, progress=None):
+    def __call__(
+        self, images: ArrayLike, labels: ArrayLike, eps: ArrayLike, progress: Progress | None = None
+    ) -> AttackResult:
         """Attacks images.
 
         Args:

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from clustr_keras import certificates
+from clustr_keras.types import Tensor
 
 # Coordinate ascent on the dual of a projection; one sweep is exact for one hyperplane.
 _SWEEPS = 200
@@ -20,7 +21,7 @@ class RivalCells:
         depth: Floats `[B, 1]`: how far behind each of its faces the cell begins.
     """
 
-    def __init__(self, own, rival, depth=0.0):
+    def __init__(self, own: Tensor, rival: Tensor, depth: Tensor = 0.0) -> None:
         difference = own - rival[:, None]
         spread = tf.norm(difference, axis=-1)
         self.rival = rival
@@ -29,7 +30,7 @@ class RivalCells:
         self.gram = tf.matmul(self.normals, self.normals, transpose_b=True)
         self.depth = depth
 
-    def project(self, embeddings):
+    def project(self, embeddings: Tensor) -> Tensor:
         """The point of each example's cell that is nearest to its embedding, `[B, D]`.
 
         `w = z - sum_a l_a n_a` with `l` the maximizer of `l . h - 1/2 l^T G l` over `l >= 0`.
@@ -46,7 +47,7 @@ class RivalCells:
         return embeddings - shift
 
 
-def nearest_rivals(embeddings, centers, labels, count):
+def nearest_rivals(embeddings: Tensor, centers: Tensor, labels: Tensor, count: int) -> Tensor:
     """Flat ids `[B, count]` of the rival centers whose cells are nearest to each embedding, nearest first.
 
     Ranked by the distance to the cell among the `4 count` with the smallest `max_a h_ab`, a lower bound of it.

@@ -1,9 +1,15 @@
 """Makes flips smaller."""
 
+from collections.abc import Callable
+
 import numpy as np
 
+from clustr_keras.types import Floats, Ints
 
-def shrink_flips(predict, images, adversarial, class_ids, steps=12):
+
+def shrink_flips(
+    predict: Callable[[Floats], Ints], images: Floats, adversarial: Floats, class_ids: Ints, steps: int = 12
+) -> Floats:
     """Moves each flip towards its image by bisection, as long as the answer stays flipped.
 
     Args:

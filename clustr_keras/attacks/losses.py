@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
+from clustr_keras.types import Tensor
 
-def margin(labels, logits):
+
+def margin(labels: Tensor, logits: Tensor) -> Tensor:
     """`max_{j != y} logit_j - logit_y`, `[B]`: positive exactly where the example is flipped.
 
     Args:
@@ -21,7 +23,7 @@ def margin(labels, logits):
     return tf.reduce_max(tf.where(is_label, -float("inf"), logits), axis=-1) - of_label
 
 
-def dlr(labels, logits):
+def dlr(labels: Tensor, logits: Tensor) -> Tensor:
     """Difference of logits ratio, `-(z_y - max_{j != y} z_j) / (z_(1) - z_(3))`, `[B]`.
 
     Unlike the margin it does not change when logits are shifted or scaled.
@@ -48,7 +50,7 @@ def dlr(labels, logits):
     return tf.math.divide_no_nan(margin(labels, logits), largest[:, 0] - largest[:, 2])
 
 
-def cross_entropy(labels, logits):
+def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     """Cross-entropy of the softmax, `[B]`: the published loss. It vanishes where the softmax saturates.
 
     Args:

@@ -1,7 +1,5 @@
 """Projected gradient descent with restarts, on CleverHans' projections."""
 
-import dataclasses
-
 import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta
@@ -14,30 +12,14 @@ from clustr_keras.attacks.arguments import (
     distances,
     inner_radius,
 )
+from clustr_keras.attacks.attack import AttackLoss, AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
 from clustr_keras.attacks.steps import ascent_step, input_gradient
+from clustr_keras.types import ArrayLike
 
 # Share of the last step in the next one, where steps decay.
 _MOMENTUM = 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackResult:
-    """The worst case of an attack for each example.
-
-    Args:
-        adversarial: float32 images `[B, H, W, C]` in [0, 1]: a flip if one was found, else the attempt with the
-            largest loss.
-        is_flipped: bool `[B]`, whether the attacked model gives `adversarial` another class than the label.
-        class_ids: int64 `[B]`, the class of `adversarial`.
-        distance: float64 `[B]`, norm of `adversarial - image`, recomputed in float64 from the final float32 images.
-    """
-
-    adversarial: np.ndarray
-    is_flipped: np.ndarray
-    class_ids: np.ndarray
-    distance: np.ndarray
 
 
 class ProjectedGradientDescent:
@@ -75,16 +57,16 @@ class ProjectedGradientDescent:
 
     def __init__(
         self,
-        logits,
-        norm="l_inf",
-        steps=20,
-        restarts=5,
-        step_size=None,
-        loss=margin,
-        batch_size=256,
-        seed=0,
-        decay=False,
-    ):
+        logits: Logits,
+        norm: str = "l_inf",
+        steps: int = 20,
+        restarts: int = 5,
+        step_size: float | None = None,
+        loss: AttackLoss = margin,
+        batch_size: int = 256,
+        seed: int = 0,
+        decay: bool = False,
+    ) -> None:
         check_norm(norm)
         if min(steps, restarts, batch_size) < 1:
             raise ValueError(
@@ -104,15 +86,17 @@ class ProjectedGradientDescent:
         self._run = tf.function(self._attack, reduce_retracing=True)
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call this attack."""
         return f"PGD {self.norm}, {self.steps} steps x {self.restarts} restarts{', decaying' if self.decay else ''}"
 
-    def attempts(self, count):
+    def attempts(self, count: int) -> int:
         """What `progress` counts up to for `count` images."""
         return self.restarts * count
 
-    def __call__(self, images, labels, eps, progress=None):
+    def __call__(
+        self, images: ArrayLike, labels: ArrayLike, eps: ArrayLike, progress: Progress | None = None
+    ) -> AttackResult:
         """Attacks images.
 
         Args:
@@ -258,13 +242,23 @@ class TargetedProjectedGradientDescent(ProjectedGradientDescent):
         Gowal et al., An Alternative Surrogate Loss for PGD-based Adversarial Testing, 2019.
     """
 
-    def __init__(self, logits, norm="l_inf", steps=20, targets=9, step_size=None, batch_size=256, seed=0, decay=False):
+    def __init__(
+        self,
+        logits: Logits,
+        norm: str = "l_inf",
+        steps: int = 20,
+        targets: int = 9,
+        step_size: float | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        decay: bool = False,
+    ) -> None:
         super().__init__(
             logits, norm, steps, restarts=targets, step_size=step_size, batch_size=batch_size, seed=seed, decay=decay
         )
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call this attack."""
         decaying = ", decaying" if self.decay else ""
         return f"targeted PGD {self.norm}, {self.steps} steps x {self.restarts} targets{decaying}"

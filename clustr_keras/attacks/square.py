@@ -11,9 +11,10 @@ from clustr_keras.attacks.arguments import (
     distances,
     inner_radius,
 )
+from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.pgd import AttackResult
+from clustr_keras.types import ArrayLike
 
 # Shares of all queries after which the patches get half the area.
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -51,7 +52,15 @@ class SquareAttack:
         2020, algorithms 1 to 3.
     """
 
-    def __init__(self, logits, norm="l_inf", queries=1000, area=0.1, batch_size=256, seed=0):
+    def __init__(
+        self,
+        logits: Logits,
+        norm: str = "l_inf",
+        queries: int = 1000,
+        area: float = 0.1,
+        batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
         check_norm(norm)
         if min(queries, batch_size) < 1:
             raise ValueError(f"queries and batch_size must be at least 1; got {queries} and {batch_size}.")
@@ -67,15 +76,17 @@ class SquareAttack:
         self._run = tf.function(self._search, reduce_retracing=True)
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call this attack."""
         return f"Square {self.norm}, {self.queries} queries"
 
-    def attempts(self, count):
+    def attempts(self, count: int) -> int:
         """What `progress` counts up to for `count` images."""
         return self.queries * count
 
-    def __call__(self, images, labels, eps, progress=None):
+    def __call__(
+        self, images: ArrayLike, labels: ArrayLike, eps: ArrayLike, progress: Progress | None = None
+    ) -> AttackResult:
         """Attacks images.
 
         Args:

@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
+from clustr_keras.types import Tensor
 
-def input_gradient(values, x, tape):
+
+def input_gradient(values: Tensor, x: Tensor, tape: tf.GradientTape) -> Tensor:
     """Gradient of the sum of `values` in `x`, zeros where the model has none; what is not finite is made so.
 
     Args:
@@ -19,7 +21,7 @@ def input_gradient(values, x, tape):
     return tf.clip_by_value(gradient, gradient.dtype.min, gradient.dtype.max)
 
 
-def ascent_step(gradient, step, norm):
+def ascent_step(gradient: Tensor, step: Tensor, norm: str) -> Tensor:
     """The step of a given length that ascends most: along the signs in l_inf, along the gradient in l_2.
 
     Squares of a gradient below 1e-19 or above 1e19 leave the range of float32, so it is divided by its largest entry

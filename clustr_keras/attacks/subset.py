@@ -3,7 +3,8 @@
 import numpy as np
 
 from clustr_keras.attacks.arguments import checked_arguments
-from clustr_keras.attacks.pgd import AttackResult
+from clustr_keras.attacks.attack import Attack, AttackResult, Progress
+from clustr_keras.types import ArrayLike
 
 
 class OnSubset:
@@ -22,7 +23,7 @@ class OnSubset:
     >>> OnSubset(CarliniWagner(model), count=64)(x_test, y_test, eps=0.5).is_flipped.sum()
     """
 
-    def __init__(self, attack, count=64, seed=0):
+    def __init__(self, attack: Attack, count: int = 64, seed: int = 0) -> None:
         if count < 1:
             raise ValueError(f"count must be at least 1; got {count}.")
         self.attack = attack
@@ -32,15 +33,17 @@ class OnSubset:
         self.minimizes_norm = getattr(attack, "minimizes_norm", False)
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call this attack."""
         return f"{self.attack.name}, on at most {self.count} examples"
 
-    def attempts(self, count):
+    def attempts(self, count: int) -> int:
         """What `progress` counts up to for `count` images."""
         return self.attack.attempts(min(count, self.count))
 
-    def __call__(self, images, labels, eps, progress=None):
+    def __call__(
+        self, images: ArrayLike, labels: ArrayLike, eps: ArrayLike, progress: Progress | None = None
+    ) -> AttackResult:
         """Attacks images; see `ProjectedGradientDescent.__call__`."""
         images, labels, eps = checked_arguments(images, labels, eps)
         generator = np.random.default_rng(self.seed)
