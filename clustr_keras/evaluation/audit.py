@@ -1,14 +1,21 @@
 """Attacks inside the certified radius, in search of a counterexample."""
 
 import dataclasses
+import pathlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from clustr_keras.attacks import BisectorAttack, CarliniWagner, OnSubset, ProjectedGradientDescent
 from clustr_keras.attacks.arguments import distances
+from clustr_keras.attacks.attack import Attack, Logits, Progress
 from clustr_keras.backend import require_tensorflow
+from clustr_keras.certification import Certifier
+from clustr_keras.classifier import Certificate, ClustrClassifier
 from clustr_keras.data.checks import check_images
+from clustr_keras.types import ArrayLike, Bools, Floats, Ints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +53,15 @@ class AuditResult:
 
     examples: int
     attacks: tuple[str, ...]
-    violations: np.ndarray
-    counterexamples: np.ndarray
+    violations: Ints
+    counterexamples: Floats
     records: tuple[Violation, ...]
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """The counts, ready for JSON."""
         return {"examples": self.examples, "attacks": list(self.attacks), "violations": len(self.violations)}
 
-    def save_counterexamples(self, images, folder):
+    def save_counterexamples(self, images: Floats, folder: pathlib.Path) -> list[pathlib.Path]:
         """Writes `counterexample-<index>.npz` for each violation, and removes those of an earlier audit.
 
         Each holds `image`, `adversarial`, `distance`, `certified_radius`, `class_before` and `class_after`.
@@ -78,7 +85,15 @@ class AuditResult:
         return paths
 
 
-def audit(model, data, attacks=None, batch_size=256, subset=64, seed=0, progress=None):
+def audit(
+    model: ClustrClassifier,
+    data: ArrayLike | tf.data.Dataset,
+    attacks: Sequence[Attack] | None = None,
+    batch_size: int = 256,
+    subset: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> AuditResult:
     """Attacks every example just inside its certified radius.
 
     A violation is an image whose deployed class differs from that of the original while the l_2 norm of the difference,
@@ -114,7 +129,8 @@ def audit(model, data, attacks=None, batch_size=256, subset=64, seed=0, progress
     attacks = default_attacks(model, batch_size, subset, seed) if attacks is None else attacks
     check_attacks(attacks)
     radius = certificate.certified_radius.astype("float64")
-    smallest, counterexamples = {}, {}
+    smallest: dict[int, Violation] = {}
+    counterexamples: dict[int, Floats] = {}
     over = 0
     for attack in attacks:
         done = [0]
@@ -127,27 +143,42 @@ def audit(model, data, attacks=None, batch_size=256, subset=64, seed=0, progress
         result = attack(images, certificate.class_ids, radius, progress=report)
         over += done[0]
         distance = distances(result.adversarial, images)
-        flips = flips_inside(model.certify, certificate, result.adversarial, distance, result.is_flipped, smallest)
+        flips = flips_inside(
+            model.certify, certificate.class_ids, radius, result.adversarial, distance, result.is_flipped, smallest
+        )
         for index, before, after in flips:
             smallest[index] = Violation(index, float(distance[index]), float(radius[index]), before, after, attack.name)
             counterexamples[index] = result.adversarial[index]
     violations = sorted(smallest)
-    flips = np.reshape([counterexamples[index] for index in violations], (-1, *images.shape[1:]))
+    found = np.reshape([counterexamples[index] for index in violations], (-1, *images.shape[1:]))
     return AuditResult(
         examples=len(images),
         attacks=tuple(attack.name for attack in attacks),
         violations=np.array(violations, dtype="int64"),
-        counterexamples=flips.astype("float32"),
+        counterexamples=found.astype("float32"),
         records=tuple(smallest[index] for index in violations),
     )
 
 
-def flips_inside(certify, certificate, adversarial, distance, is_flipped, smallest):
+class _KnownFlip(Protocol):
+    @property
+    def distance(self) -> float: ...
+
+
+def flips_inside(
+    certify: Callable[[Floats], Certificate],
+    class_ids: Ints,
+    radius: Floats,
+    adversarial: Floats,
+    distance: Floats,
+    is_flipped: Bools,
+    smallest: Mapping[int, _KnownFlip],
+) -> Iterator[tuple[int, int, int]]:
     """Flips inside a certified radius that stand in the model that made the certificate, one image at a time.
 
     Args:
         certify: Function from images to a `Certificate`.
-        certificate: That of the images before.
+        class_ids, radius: int64 and float64 `[B]`, what it says of the images before.
         adversarial: float32 images `[B, H, W, C]`.
         distance: float64 `[B]`, their l_2 distances.
         is_flipped: bool `[B]`, what an attack says.
@@ -156,17 +187,16 @@ def flips_inside(certify, certificate, adversarial, distance, is_flipped, smalle
     Yields:
         Integers: index, class before, class after.
     """
-    is_inside = distance < certificate.certified_radius.astype("float64")
-    for index in np.flatnonzero(is_flipped & is_inside).tolist():
+    for index in np.flatnonzero(is_flipped & (distance < radius)).tolist():
         if index in smallest and smallest[index].distance <= distance[index]:
             continue
-        before = int(certificate.class_ids[index])
+        before = int(class_ids[index])
         after = int(certify(adversarial[index : index + 1]).class_ids[0])
         if after != before:
             yield index, before, after
 
 
-def default_attacks(model, batch_size=256, subset=64, seed=0):
+def default_attacks(model: ClustrClassifier, batch_size: int = 256, subset: int = 64, seed: int = 0) -> list[Attack]:
     """The attacks of an audit: PGD with restarts, the bisector attack, and Carlini-Wagner on a random subset.
 
     Args:
@@ -182,7 +212,9 @@ def default_attacks(model, batch_size=256, subset=64, seed=0):
     return attacks_on_radii(certifier.deployed_logits, certifier, batch_size, subset, seed)
 
 
-def attacks_on_radii(logits, certifier=None, batch_size=256, subset=64, seed=0):
+def attacks_on_radii(
+    logits: Logits, certifier: Certifier | None = None, batch_size: int = 256, subset: int = 64, seed: int = 0
+) -> list[Attack]:
     """The same of logits, and of a `Certifier` if there is one: the bisector attack needs its parts."""
     bisector = [] if certifier is None else [BisectorAttack(certifier, batch_size=batch_size)]
     return [
@@ -192,7 +224,7 @@ def attacks_on_radii(logits, certifier=None, batch_size=256, subset=64, seed=0):
     ]
 
 
-def check_attacks(attacks):
+def check_attacks(attacks: Collection[Attack]) -> None:
     """Refuses a list of attacks that shows nothing about l_2 radii."""
     if not attacks:
         raise ValueError("an audit without attacks shows nothing; pass at least one attack.")
@@ -200,7 +232,7 @@ def check_attacks(attacks):
         raise ValueError("certified radii are l_2, so the attacks of an audit must be too.")
 
 
-def as_images(model, data):
+def as_images(model: ClustrClassifier, data: ArrayLike | tf.data.Dataset) -> Floats:
     """float32 images `[B, H, W, C]` of an array or a data set, checked against the model's input.
 
     Args:

@@ -1,12 +1,18 @@
 """Certificates held against flips: those that attacks have found, and those of attacks within each radius."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
 from clustr_keras.attacks.arguments import distances
+from clustr_keras.classifier import Certificate
 from clustr_keras.evaluation.audit import attacks_on_radii, flips_inside
-from clustr_keras.evaluation.stages import settings_of
+from clustr_keras.evaluation.flips import Flips
+from clustr_keras.evaluation.stages import Stages, settings_of
+from clustr_keras.evaluation.target import Target
+from clustr_keras.types import Floats
 
 # What float32 may add to a radius in real arithmetic, relative: more than that refutes it.
 _REAL_ARITHMETIC = 1e-4
@@ -31,10 +37,18 @@ class BrokenCertificate:
     certified_radius: float
     class_before: int
     class_after: int
-    adversarial: np.ndarray
+    adversarial: Floats
 
 
-def broken_certificates(target, certificate, flips, stages, batch_size=256, seed=0, progress=None):
+def broken_certificates(
+    target: Target,
+    certificate: Certificate,
+    flips: Flips,
+    stages: Stages,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: Callable[[str], object] | None = None,
+) -> list[BrokenCertificate]:
     """Looks for flips inside of radii, by the deployed model's own answer; for each example the smallest.
 
     The attacks of an audit take the radius of each example as its eps, right or wrong as its class may be: what an
@@ -51,29 +65,33 @@ def broken_certificates(target, certificate, flips, stages, batch_size=256, seed
 
     Returns:
         A list of `BrokenCertificate`.
+
+    Raises:
+        ValueError: If the target makes no certificates.
     """
-    if certificate.certified_radius is None:
+    certify, claimed = target.certify, certificate.certified_radius
+    if certify is None:
+        raise ValueError(f"certificates are held against flips; {target.name} makes none.")
+    if claimed is None:
         claimed = certificate.radius * np.float32(1.0 - _REAL_ARITHMETIC)
-        certificate = dataclasses.replace(certificate, certified_radius=claimed)
-    radius, images = certificate.certified_radius.astype("float64"), flips.images
-    smallest = {}
+    radius, class_ids, images = claimed.astype("float64"), certificate.class_ids, flips.images
+    smallest: dict[int, BrokenCertificate] = {}
 
     def look(attack, adversarial, is_flipped):
         distance = distances(adversarial, images)
-        for index, before, after in flips_inside(
-            target.certify, certificate, adversarial, distance, is_flipped, smallest
-        ):
+        found = flips_inside(certify, class_ids, radius, adversarial, distance, is_flipped, smallest)
+        for index, before, after in found:
             smallest[index] = BrokenCertificate(
                 index, attack, float(distance[index]), float(radius[index]), before, after, adversarial[index]
             )
 
     # Of the label, which is the certified class wherever an attack was made.
-    is_right = certificate.class_ids == flips.labels
+    is_right = class_ids == flips.labels
     look("the evaluation's", flips.adversarial["l_2"], np.isfinite(flips.distance["l_2"]) & is_right)
     for attack in attacks_on_radii(target.logits, target.certifier, batch_size, seed=seed):
         if progress is not None:
             progress(f"certificates: {attack.name}")
-        settings = ["certificates", settings_of(attack), radius.tolist(), certificate.class_ids.tolist()]
-        result = stages(settings, lambda attack=attack: attack(images, certificate.class_ids, radius))
+        settings = ["certificates", settings_of(attack), radius.tolist(), class_ids.tolist()]
+        result = stages(settings, functools.partial(attack, images, class_ids, radius))
         look(attack.name, result.adversarial, result.is_flipped)
     return [smallest[index] for index in sorted(smallest)]

@@ -1,11 +1,16 @@
 """Robust accuracy by one attack after the other, each on what the others have left."""
 
 import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
-from clustr_keras.evaluation.stages import settings_of
+from clustr_keras.attacks.attack import Attack
+from clustr_keras.evaluation.flips import Flips
+from clustr_keras.evaluation.stages import Stages, settings_of
 from clustr_keras.evaluation.threat_model import ThreatModel
+from clustr_keras.types import Bools, Floats, Ints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Round:
     """
 
     scores: tuple[AttackScore, ...]
-    attempts: np.ndarray
+    attempts: Floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +60,25 @@ class ThreatResult:
 
     threat_model: ThreatModel
     scores: tuple[AttackScore, ...]
-    is_standing: np.ndarray
-    adversarial: np.ndarray
-    flipped_to: np.ndarray
+    is_standing: Bools
+    adversarial: Floats
+    flipped_to: Ints
 
     @property
-    def robust_accuracy(self):
+    def robust_accuracy(self) -> float:
         """The worst case over all attacks, example by example: the share that is standing."""
         return float(self.is_standing.mean())
 
 
-def cascade(attacks, threat_models, class_ids, subset, flips, stages, progress=None):
+def cascade(
+    attacks: Mapping[str, Attack],
+    threat_models: Collection[ThreatModel],
+    class_ids: Ints,
+    subset: Ints,
+    flips: Flips,
+    stages: Stages,
+    progress: Callable[[str], object] | None = None,
+) -> dict[ThreatModel, Round]:
     """Runs attacks of one norm within its threat models, from the smallest eps to the largest.
 
     An example that has fallen at one eps has fallen at every larger one, and to whatever flip is known already. An
@@ -86,9 +99,11 @@ def cascade(attacks, threat_models, class_ids, subset, flips, stages, progress=N
     images, labels = flips.images, flips.labels
     is_right = class_ids == labels
     largest = max(threat.eps for threat in threat_models)
-    rounds, found, attempts = {}, {}, images.copy()
+    rounds: dict[ThreatModel, Round] = {}
+    found: _Found = {}
+    attempts = images.copy()
     for threat in sorted(threat_models):
-        scores = ()
+        scores: tuple[AttackScore, ...] = ()
         for name, attack in attacks.items():
             rows = np.flatnonzero(is_right & ~flips.fits(threat))
             if progress is not None:
@@ -107,7 +122,7 @@ def cascade(attacks, threat_models, class_ids, subset, flips, stages, progress=N
     return rounds
 
 
-def threat_results(rounds, class_ids, flips):
+def threat_results(rounds: Mapping[ThreatModel, Round], class_ids: Ints, flips: Flips) -> tuple[ThreatResult, ...]:
     """Robust accuracy by all flips that are known at the end.
 
     Args:
@@ -134,15 +149,29 @@ def threat_results(rounds, class_ids, flips):
     return tuple(results)
 
 
+# Of the attacks that minimize the norm, by name and row: the smallest flip, its class and its distance.
+_Found: TypeAlias = dict[str, dict[int, tuple[Floats, int, float]]]
+
+
 class _Runner:
     """One attack within one threat model, on rows of the images."""
 
-    def __init__(self, attack, name, threat, largest, images, labels, stages, found):
+    def __init__(
+        self,
+        attack: Attack,
+        name: str,
+        threat: ThreatModel,
+        largest: float,
+        images: Floats,
+        labels: Ints,
+        stages: Stages,
+        found: _Found,
+    ) -> None:
         self.attack, self.name, self.threat, self.largest = attack, name, threat, largest
         self.images, self.labels, self.stages, self.found = images, labels, stages, found
         self.minimizes_norm = getattr(attack, "minimizes_norm", False)
 
-    def __call__(self, rows):
+    def __call__(self, rows: Ints) -> tuple[Floats, Ints, Bools]:
         """Adversarial images, their classes, and which of them are flips within eps."""
         if len(rows) == 0:
             return self.images[rows], self.labels[rows], np.zeros(0, bool)

@@ -2,14 +2,19 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from clustr_keras.attacks import ProjectedGradientDescent, SquareAttack, cross_entropy, margin
+from clustr_keras.attacks.attack import Logits
 from clustr_keras.attacks.steps import ascent_step, input_gradient
+from clustr_keras.evaluation.flips import Flips
 from clustr_keras.evaluation.interval import is_clearly_less
-from clustr_keras.evaluation.stages import settings_of
+from clustr_keras.evaluation.stages import Stages, settings_of
+from clustr_keras.evaluation.target import Target
+from clustr_keras.types import Ints
 
 # More of the examples without a gradient fail.
 MAX_WITHOUT_GRADIENT = 0.05
@@ -47,7 +52,7 @@ class Diagnostic:
     norm: str
     eps: float
     passed: bool | None
-    figures: dict
+    figures: dict[str, float]
     rule: str
 
 
@@ -90,7 +95,15 @@ class Diagnostics:
         Carlini et al., On Evaluating Adversarial Robustness, 2019.
     """
 
-    def __init__(self, target, norm, eps, surrogate=None, batch_size=256, seed=0):
+    def __init__(
+        self,
+        target: Target,
+        norm: str,
+        eps: float,
+        surrogate: Logits | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
         self.target = target
         self.norm = norm
         self.eps = eps
@@ -98,7 +111,9 @@ class Diagnostics:
         self.batch_size = batch_size
         self.seed = seed
 
-    def __call__(self, rows, class_ids, flips, stages, progress=None):
+    def __call__(
+        self, rows: Ints, class_ids: Ints, flips: Flips, stages: Stages, progress: Callable[[str], object] | None = None
+    ) -> tuple[Diagnostic, ...]:
         """Runs all of them.
 
         Args:

@@ -2,23 +2,29 @@
 
 import dataclasses
 import itertools
+import os
 import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 import clustr_keras
+from clustr_keras.attacks.attack import Logits
+from clustr_keras.classifier import Certificate
 from clustr_keras.data.checks import check_images, check_labels
 from clustr_keras.evaluation.broken import BrokenCertificate, broken_certificates
-from clustr_keras.evaluation.cascade import ThreatResult, cascade, threat_results
+from clustr_keras.evaluation.cascade import Round, ThreatResult, cascade, threat_results
 from clustr_keras.evaluation.diagnostics import Diagnostic, Diagnostics
 from clustr_keras.evaluation.flips import Flips
 from clustr_keras.evaluation.interval import wilson_interval
 from clustr_keras.evaluation.report import certified_accuracy_curve
 from clustr_keras.evaluation.stages import Stages
 from clustr_keras.evaluation.suite import DEFAULT_ATTACKS, attack_suite
-from clustr_keras.evaluation.target import as_target
-from clustr_keras.evaluation.threat_model import DEFAULT_THREAT_MODELS
+from clustr_keras.evaluation.target import Target, as_target
+from clustr_keras.evaluation.threat_model import DEFAULT_THREAT_MODELS, ThreatModel
+from clustr_keras.types import ArrayLike, Floats, Ints
 
 DEFAULT_RADII = (36 / 255, 0.3, 0.5, 0.75, 1.0, 1.25, 1.58, 2.0)
 
@@ -43,43 +49,43 @@ class Evaluation:
         seed: Integer.
     """
 
-    target: object
-    images: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-    class_ids: np.ndarray
-    radius: np.ndarray | None
-    certified_radius: np.ndarray | None
-    certified_accuracy: dict
+    target: Target
+    images: Floats
+    labels: Ints
+    ids: Ints
+    class_ids: Ints
+    radius: Floats | None
+    certified_radius: Floats | None
+    certified_accuracy: dict[float, float]
     threats: tuple[ThreatResult, ...]
     diagnostics: tuple[Diagnostic, ...]
     broken: tuple[BrokenCertificate, ...]
-    smallest_flips: dict
+    smallest_flips: dict[str, Floats]
     subset_size: int
     seconds: float
     seed: int
 
     @property
-    def clean_accuracy(self):
+    def clean_accuracy(self) -> float:
         """Share of the examples that is right."""
         return float((self.class_ids == self.labels).mean())
 
     @property
-    def failed(self):
+    def failed(self) -> list[str]:
         """Names of the diagnostics that failed."""
         return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.passed is False]
 
     @property
-    def not_run(self):
+    def not_run(self) -> list[str]:
         """Names of the diagnostics that say nothing: without a surrogate, or on too few examples."""
         return [diagnostic.name for diagnostic in self.diagnostics if diagnostic.passed is None]
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether no diagnostic failed and no certificate was broken."""
         return not self.failed and not self.broken
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """All figures, ready for JSON."""
         count = len(self.labels)
         return {
@@ -127,21 +133,21 @@ class Evaluation:
 
 
 def evaluate(
-    model,
-    images,
-    labels,
-    threat_models=DEFAULT_THREAT_MODELS,
-    attacks=DEFAULT_ATTACKS,
-    scores=None,
-    radii=DEFAULT_RADII,
-    subset=500,
-    surrogate=None,
-    folder=None,
-    batch_size=256,
-    seed=0,
-    progress=None,
-    ids=None,
-):
+    model: keras.Model | Target | str | os.PathLike[str],
+    images: ArrayLike,
+    labels: ArrayLike,
+    threat_models: Iterable[ThreatModel] = DEFAULT_THREAT_MODELS,
+    attacks: Collection[str] = DEFAULT_ATTACKS,
+    scores: str | None = None,
+    radii: Sequence[float] = DEFAULT_RADII,
+    subset: int = 500,
+    surrogate: Logits | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: Callable[[str], object] | None = None,
+    ids: ArrayLike | None = None,
+) -> Evaluation:
     """Evaluates a classifier by what can be proved about it and by what attacks can do to it.
 
     Within each threat model the attacks run one after the other, each on the examples that the others have left. Beside
@@ -197,17 +203,19 @@ def evaluate(
     folder = None if target.fingerprint is None else folder
     stages = Stages(folder, clustr_keras.__version__, str(target.fingerprint), images, labels)
 
-    flips, rounds = Flips(images, labels), {}
+    flips = Flips(images, labels)
+    rounds: dict[ThreatModel, Round] = {}
     groups = {norm: list(group) for norm, group in itertools.groupby(threat_models, key=lambda threat: threat.norm)}
     suites = {norm: attack_suite(target, norm, attacks, batch_size, seed) for norm in groups}
     for norm, group in groups.items():
         rounds |= cascade(suites[norm], group, class_ids, rows, flips, stages, progress)
-    diagnostics = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
     for norm, group in groups.items():
         told = _most_telling(group, rounds)
         diagnose = Diagnostics(target, norm, told.eps, surrogate, batch_size, seed)
         diagnostics += diagnose(rows, class_ids, flips, stages, progress)
-    certificate, broken = None, []
+    certificate: Certificate | None = None
+    broken: list[BrokenCertificate] = []
     if target.certify is not None:
         certificate = target.certify(images)
         broken = broken_certificates(target, certificate, flips, stages, batch_size, seed, progress)
@@ -217,8 +225,8 @@ def evaluate(
         labels=labels,
         ids=np.arange(len(images)) if ids is None else np.asarray(ids),
         class_ids=class_ids,
-        radius=certificate and certificate.radius,
-        certified_radius=certificate and certificate.certified_radius,
+        radius=None if certificate is None else certificate.radius,
+        certified_radius=None if certificate is None else certificate.certified_radius,
         certified_accuracy={} if certificate is None else _certified_accuracy(certificate, labels, radii),
         threats=threat_results(rounds, class_ids, flips),
         diagnostics=diagnostics,

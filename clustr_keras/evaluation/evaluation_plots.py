@@ -1,12 +1,15 @@
 """The plots of an evaluation's report."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from clustr_keras.evaluation.plots import THEME, certified_line, drawing
+from clustr_keras.types import Floats, Ints
 
 
-def accuracy_plot(certified, robust):
+def accuracy_plot(certified: tuple[Floats, Floats] | None, robust: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Draws certified accuracy, and robust accuracy under all attacks, against eps: one panel for each norm.
 
     Args:
@@ -32,7 +35,7 @@ def accuracy_plot(certified, robust):
     return svg[0]
 
 
-def class_radii_plot(radius, labels, class_names):
+def class_radii_plot(radius: Floats, labels: Ints, class_names: Sequence[str]) -> str:
     """Draws the spread of the radii in each class: from the lower to the upper quartile, with the median.
 
     Args:

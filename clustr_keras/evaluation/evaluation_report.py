@@ -1,18 +1,23 @@
 """The report of an evaluation, as one HTML file that needs nothing else."""
 
 import itertools
+import os
+from collections.abc import Mapping
 
 import markupsafe
 import numpy as np
 
 from clustr_keras.evaluation import plots
+from clustr_keras.evaluation.evaluate import Evaluation
 from clustr_keras.evaluation.evaluation_plots import accuracy_plot, class_radii_plot
 from clustr_keras.evaluation.report import certified_accuracy_curve, write_page
 
 CARDS_PER_GROUP = 6
 
 
-def write_evaluation(evaluation, path, facts=None):
+def write_evaluation(
+    evaluation: Evaluation, path: str | os.PathLike[str], facts: Mapping[str, str] | None = None
+) -> None:
     """Writes an evaluation as one self-contained HTML file, atomically.
 
     It shows a summary, accuracy against eps, the table of attacks, the diagnostics, where flips lead, radii by class,

@@ -3,6 +3,8 @@
 import numpy as np
 
 from clustr_keras.attacks.arguments import NORMS, distances
+from clustr_keras.evaluation.threat_model import ThreatModel
+from clustr_keras.types import Bools, Floats, Ints
 
 
 class Flips:
@@ -27,13 +29,13 @@ class Flips:
     >>> flips.fits(ThreatModel("l_2", 0.5)).mean()
     """
 
-    def __init__(self, images, labels):
+    def __init__(self, images: Floats, labels: Ints) -> None:
         self.images, self.labels = images, labels
         self.distance = {norm: np.full(len(images), np.inf) for norm in NORMS}
         self.adversarial = {norm: images.copy() for norm in NORMS}
         self.class_ids = {norm: labels.copy() for norm in NORMS}
 
-    def add(self, rows, adversarial, class_ids):
+    def add(self, rows: Ints, adversarial: Floats, class_ids: Ints) -> None:
         """Takes over the flips among some images.
 
         Args:
@@ -50,6 +52,6 @@ class Flips:
             self.adversarial[norm][better] = adversarial[is_better]
             self.class_ids[norm][better] = class_ids[is_better]
 
-    def fits(self, threat_model):
+    def fits(self, threat_model: ThreatModel) -> Bools:
         """Whether a flip of each example is known within a threat model, bool `[N]`."""
         return self.distance[threat_model.norm] <= threat_model.eps

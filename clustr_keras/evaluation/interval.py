@@ -2,8 +2,10 @@
 
 from scipy.stats import binomtest
 
+from clustr_keras.types import Bools
 
-def wilson_interval(share, count, confidence=0.95):
+
+def wilson_interval(share: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share that was seen in a random sample.
 
     Args:
@@ -26,7 +28,7 @@ def wilson_interval(share, count, confidence=0.95):
     return float(interval.low), float(interval.high)
 
 
-def is_clearly_less(is_standing, others, count):
+def is_clearly_less(is_standing: Bools, others: Bools, count: float) -> bool:
     """Whether fewer of the same examples stand by more than a count, and beyond chance.
 
     Args:

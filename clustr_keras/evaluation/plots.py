@@ -6,19 +6,27 @@ import html
 import io
 import re
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from clustr_keras.types import Bools, Floats, Ints
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 # Placeholders that leave matplotlib as CSS variables: one drawing serves light and dark pages.
 THEME = {name: f"#0102{i:02x}" for i, name in enumerate(("ink", "faint", "rule", "paper", "accent", "attack", "alert"))}
 # 400 units wide: text is 11 px high when a phone shrinks the plot to 350 px, and 16 px on a desktop.
 WIDTH = 400
-STYLE = {
+STYLE: "dict[RcKeyType, Any]" = {
     "svg.fonttype": "none",
     "svg.hashsalt": "clustr_keras",
     "text.parse_math": False,
@@ -36,7 +44,9 @@ STYLE = {
 MAX_VECTOR_POINTS = 2000
 
 
-def certified_accuracy_plot(radii, shares, attacks, marked):
+def certified_accuracy_plot(
+    radii: Floats, shares: Floats, attacks: Sequence[tuple[float, float, float]], marked: Sequence[tuple[float, float]]
+) -> str:
     """Draws certified accuracy against radius, and robust accuracies beside it.
 
     Args:
@@ -75,7 +85,7 @@ def certified_accuracy_plot(radii, shares, attacks, marked):
     return svg[0]
 
 
-def radius_histogram(certified_radius, is_right):
+def radius_histogram(certified_radius: Floats, is_right: Bools) -> str:
     """Draws how many right (upwards) and wrong (downwards) predictions have which certified radius.
 
     Args:
@@ -102,7 +112,9 @@ def radius_histogram(certified_radius, is_right):
     return svg[0]
 
 
-def embedding_map(embeddings, centers, labels, is_right, class_names):
+def embedding_map(
+    embeddings: Floats, centers: Floats, labels: Ints, is_right: Bools, class_names: Sequence[str]
+) -> tuple[str, float]:
     """Draws the embeddings and cluster centers on their first two principal components.
 
     Embeddings of dimension 1 are spread over one row per class instead.
@@ -127,14 +139,16 @@ def embedding_map(embeddings, centers, labels, is_right, class_names):
         with np.errstate(invalid="ignore"):  # A collapsed embedding has no variance to share out.
             pca = PCA(2, random_state=0).fit(cloud)
         shares, points = np.nan_to_num(pca.explained_variance_ratio_), pca.transform(cloud)
-    colors = np.array(_class_colors(classes))
+    colors = _class_colors(classes)
     points, marks = points[: len(embeddings)], points[len(embeddings) :]
     with drawing("map", 380, "Map of the embeddings and the cluster centers") as (figure, svg):
         axes = figure.subplots()
         many = len(points) > MAX_VECTOR_POINTS
-        axes.scatter(*points.T, 10, c=colors[labels], alpha=0.7, linewidth=0, rasterized=many)
-        axes.scatter(*points[~is_right].T, 55, facecolor="none", edgecolor=THEME["ink"], linewidth=1.1)
-        axes.scatter(*marks.T, 90, c=colors[center_labels], marker="X", edgecolor=THEME["ink"], linewidth=0.8, zorder=3)
+        axes.scatter(points[:, 0], points[:, 1], 10, c=colors[labels], alpha=0.7, linewidth=0, rasterized=many)
+        wrong = points[~is_right]
+        axes.scatter(wrong[:, 0], wrong[:, 1], 55, facecolor="none", edgecolor=THEME["ink"], linewidth=1.1)
+        outlined: dict[str, Any] = {"marker": "X", "edgecolor": THEME["ink"], "linewidth": 0.8, "zorder": 3}
+        axes.scatter(marks[:, 0], marks[:, 1], 90, c=colors[center_labels], **outlined)
         axes.margins(0.1)
         axes.set_xlabel("embedding" if dimension == 1 else f"first component ({100 * shares[0]:.0f} % of the variance)")
         if dimension == 1:
@@ -150,7 +164,7 @@ def embedding_map(embeddings, centers, labels, is_right, class_names):
     return svg[0], float(shares.sum())
 
 
-def image_uri(image):
+def image_uri(image: Floats) -> str:
     """Turns floats `[H, W]` or `[H, W, C]` in [0, 1] into a PNG data URI, one pixel for one pixel."""
     pixels = np.rint(255 * image).astype(np.uint8)
     buffer = io.BytesIO()
@@ -158,7 +172,7 @@ def image_uri(image):
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def difference_uri(difference):
+def difference_uri(difference: Floats) -> tuple[str, int]:
     """Draws a signed difference, magnified as far as no pixel saturates.
 
     Red is brighter and blue darker where there is one channel; three channels are each shown around middle gray.
@@ -183,9 +197,9 @@ def difference_uri(difference):
 
 
 @contextlib.contextmanager
-def drawing(name, height, label):
+def drawing(name: str, height: float, label: str) -> Iterator[tuple[Figure, list[str]]]:
     """Yields a figure in the report's style and a list that receives its `<svg>` when the block ends."""
-    svg = []
+    svg: list[str] = []
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # The browser draws the text, so that glyphs missing from matplotlib's font are not missing there.
         warnings.filterwarnings("ignore", message="Glyph")
@@ -193,7 +207,7 @@ def drawing(name, height, label):
         yield figure, svg
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, dpi=216)
-    drawing = re.search(r"</defs>(.*)</svg>", buffer.getvalue(), re.DOTALL).group(1)
+    drawing = buffer.getvalue().partition("</defs>")[2].rpartition("</svg>")[0]
     # Several drawings share one page, so their ids must not meet.
     drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
     for variable, color in THEME.items():
@@ -201,7 +215,7 @@ def drawing(name, height, label):
     svg.append(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">{drawing}</svg>')
 
 
-def certified_line(axes, radii, shares, end):
+def certified_line(axes: Axes, radii: Floats, shares: Floats, end: float) -> None:
     """Draws certified accuracy up to a radius `end`, with its name above the axes."""
     # The share at r counts radii >= r, so each value holds up to and including its radius: a "pre" step.
     x, y = np.append(radii, [radii[-1], end]), np.append(shares, [0.0, 0.0])
@@ -222,7 +236,7 @@ def _name_centers(figure, axes, marks, names, required):
     height = STYLE["font.size"]
     spots = axes.transData.transform(marks) / figure.dpi * 72
     frame = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted()).extents * 72
-    taken = []
+    taken: list[tuple[Floats, Floats]] = []
     for spot, name, is_required in zip(spots, names, np.arange(len(names)) < required, strict=True):
         half = np.array([0.34 * height * len(name) + 1, 0.55 * height])
         choices = [
@@ -245,6 +259,7 @@ def _name_centers(figure, axes, marks, names, required):
 
 
 def _class_colors(classes):
-    if classes <= 20:
-        return matplotlib.colormaps["tab10" if classes <= 10 else "tab20"].colors
-    return matplotlib.colormaps["hsv"](np.arange(classes) / classes)[:, :3]
+    """Red, green and blue of each, `[classes, 3]`."""
+    if classes > 20:
+        return matplotlib.colormaps["hsv"](np.arange(classes) / classes)[:, :3]
+    return matplotlib.colormaps["tab10" if classes <= 10 else "tab20"](np.arange(classes))[:, :3]

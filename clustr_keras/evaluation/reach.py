@@ -1,12 +1,18 @@
 """How near the attacks come to the certified boundary: the smallest flips found, over the radii."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from clustr_keras.attacks.arguments import distances
+from clustr_keras.attacks.attack import Attack
 from clustr_keras.attacks.boundary_walk import ClearFlips, slide_flips
+from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.evaluation.audit import as_images, check_attacks, default_attacks
+from clustr_keras.types import ArrayLike, Floats
 
 # Balls to attack in, by their radius over that in real arithmetic; the last one holds all images.
 _LADDER = (1.02, 1.1, 1.25, 1.5, 2.0, 4.0, float("inf"))
@@ -30,21 +36,21 @@ class ReachResult:
     """
 
     attacks: tuple[str, ...]
-    distance: np.ndarray
-    radius: np.ndarray
-    adversarial: np.ndarray
+    distance: Floats
+    radius: Floats
+    adversarial: Floats
 
     @property
-    def ratio(self):
+    def ratio(self) -> Floats:
         """`distance / radius`, NaN where the radius is 0."""
         return np.divide(self.distance, self.radius, out=np.full(len(self.radius), np.nan), where=self.radius > 0)
 
-    def share_within(self, factor=1.02):
+    def share_within(self, factor: float = 1.02) -> float:
         """Share of the examples with a radius whose ratio lies between 1 and `factor`; NaN if there are none."""
         ratio = self.ratio[self.radius > 0]
         return float(np.mean((ratio >= 1.0 - _ROUNDING) & (ratio <= factor))) if len(ratio) else float("nan")
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """The figures, ready for JSON: a quantile that is infinite, or of no examples, is `None`."""
         ratio = self.ratio[self.radius > 0]
         # Quantiles of what was found, with infinity in its place: no interpolation across it.
@@ -64,7 +70,16 @@ class ReachResult:
         }
 
 
-def reach(model, data, attacks=None, batch_size=256, walk_steps=15, subset=64, seed=0, progress=None):
+def reach(
+    model: ClustrClassifier,
+    data: ArrayLike | tf.data.Dataset,
+    attacks: Sequence[Attack] | None = None,
+    batch_size: int = 256,
+    walk_steps: int = 15,
+    subset: int = 64,
+    seed: int = 0,
+    progress: Callable[[float], object] | None = None,
+) -> ReachResult:
     """Measures the strength of the attacks: the smallest flip found, over the radius in real arithmetic.
 
     Each attack works in balls around each image that grow until one of its flips is inside. The smallest flip of all is

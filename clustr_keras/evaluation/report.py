@@ -6,17 +6,23 @@ import functools
 import os
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jinja2
 import markupsafe
 import numpy as np
 
+from clustr_keras.attacks.arguments import check_norm
 from clustr_keras.evaluation import plots
 from clustr_keras.evaluation.interval import wilson_interval
+from clustr_keras.types import ArrayLike, Floats, Ints
 
 # The radii that the summary and the curve name.
 MARKED_RADII = (0.3, 0.5)
 CARDS_PER_GROUP = 6
+
+_ARRAYS = ("images", "labels", "class_ids", "certified_radius", "adversarial", "flipped_to", "embeddings", "centers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +47,8 @@ class RobustAccuracy:
     eps: float
     accuracy: float
 
-    def __post_init__(self):
-        _require(self.norm in ("l_2", "l_inf"), f"norm must be 'l_2' or 'l_inf'; got {self.norm!r}.")
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
         _require(0 <= self.eps < np.inf, f"eps must be finite and not negative; got {self.eps}.")
         _require(0 <= self.accuracy <= 1, f"accuracy must be a share in [0, 1]; got {self.accuracy}.")
 
@@ -72,22 +78,21 @@ class Report:
 
     title: str
     facts: dict[str, str]
-    images: np.ndarray
-    labels: np.ndarray
+    images: Floats
+    labels: Ints
     class_names: list[str]
-    class_ids: np.ndarray
-    certified_radius: np.ndarray
+    class_ids: Ints
+    certified_radius: Floats
     robust_accuracy: list[RobustAccuracy]
-    adversarial: np.ndarray
-    flipped_to: np.ndarray
-    embeddings: np.ndarray
-    centers: np.ndarray
-    audit: dict
+    adversarial: Floats
+    flipped_to: Ints
+    embeddings: Floats
+    centers: Floats
+    audit: dict[str, Any]
 
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            if field.type is np.ndarray:
-                object.__setattr__(self, field.name, np.asarray(getattr(self, field.name)))
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
         images, classes, count = self.images, len(self.class_names), len(np.atleast_1d(self.images))
         _require(
             images.size > 0 and (images.ndim == 3 or (images.ndim == 4 and images.shape[-1] in (1, 3))),
@@ -120,7 +125,9 @@ class Report:
         _require(keys <= set(self.audit), f"audit must have the keys {sorted(keys)}; got {sorted(self.audit)}.")
 
 
-def certified_accuracy_curve(labels, class_ids, certified_radius, radii) -> np.ndarray:
+def certified_accuracy_curve(
+    labels: ArrayLike, class_ids: ArrayLike, certified_radius: ArrayLike, radii: ArrayLike
+) -> Floats:
     """Certified accuracy: the share of examples that are right and whose certified radius is at least r.
 
     Args:
@@ -164,7 +171,7 @@ def write_report(report: Report, path: pathlib.Path) -> None:
     write_page("report.html.jinja", _contents(report), path)
 
 
-def write_page(template, contents, path):
+def write_page(template: str, contents: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Fills a template of this folder and writes the page atomically.
 
     Args:
@@ -196,13 +203,13 @@ def _contents(report):
     difference = report.adversarial.astype(np.float64) - report.images.astype(np.float64)
     norms = np.linalg.norm(difference.reshape(len(difference), -1), axis=1)
     drops = np.unique(np.append(0.0, report.certified_radius[is_right].astype(np.float64)))
-    marked = [(radius, certified_accuracy(radius)) for radius in MARKED_RADII]
+    marked = [(radius, float(certified_accuracy(radius))) for radius in MARKED_RADII]
     attacks = [
         # The certificate is about l_2: at an eps in another norm there is no certified accuracy to show.
-        (entry, certified_accuracy(entry.eps) if entry.norm == "l_2" else None)
+        (entry, float(certified_accuracy(entry.eps)) if entry.norm == "l_2" else None)
         for entry in report.robust_accuracy
     ]
-    points = [(entry.eps, entry.accuracy, certified) for entry, certified in attacks if entry.norm == "l_2"]
+    points = [(entry.eps, entry.accuracy, certified) for entry, certified in attacks if certified is not None]
     space = (report.embeddings, report.centers, report.labels)
     map_svg, map_variance = plots.embedding_map(*space, is_right, report.class_names)
     return {
@@ -243,7 +250,7 @@ def _floor(radius):
     return str(decimal.Decimal(str(float(radius))).quantize(decimal.Decimal("0.0001"), decimal.ROUND_FLOOR))
 
 
-def as_interval(share, count):
+def as_interval(share: float, count: int) -> str:
     """Wilson's 95 % interval of a share of a sample, in words."""
     low, high = wilson_interval(share, count)
     return f"{100 * low:.1f} to {100 * high:.1f}\N{NO-BREAK SPACE}%"

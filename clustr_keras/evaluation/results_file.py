@@ -2,9 +2,11 @@
 
 import json
 import os
+import pathlib
+from typing import Any
 
 
-def write_json(path, figures):
+def write_json(path: pathlib.Path, figures: dict[str, Any]) -> None:
     """Writes figures as JSON, atomically.
 
     Args:

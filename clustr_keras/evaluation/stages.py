@@ -4,10 +4,13 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from clustr_keras.attacks import AttackResult
+from clustr_keras.attacks.attack import Attack
+from clustr_keras.types import ArrayLike
 
 _FIELDS = ("adversarial", "is_flipped", "class_ids", "distance")
 
@@ -25,7 +28,7 @@ class Stages:
     >>> result = stages(("pgd-20", "l_inf", 0.03), lambda: attack(images, labels, 0.03))
     """
 
-    def __init__(self, folder, *depends_on):
+    def __init__(self, folder: str | os.PathLike[str] | None, *depends_on: ArrayLike) -> None:
         self.folder = None if folder is None else pathlib.Path(folder)
         self.resumed = 0
         digest = hashlib.sha256()
@@ -35,7 +38,7 @@ class Stages:
             digest.update(array.tobytes())
         self.key = digest.hexdigest()
 
-    def __call__(self, settings, run):
+    def __call__(self, settings: Sequence[object], run: Callable[[], AttackResult]) -> AttackResult:
         """The `AttackResult` of `run()`, or of an earlier run with the same settings.
 
         Args:
@@ -58,7 +61,7 @@ class Stages:
         return result
 
 
-def settings_of(attack):
+def settings_of(attack: Attack) -> list[object]:
     """What an attack finds depends on, of itself: its class, name and simple attributes, for JSON."""
     simple = {name: value for name, value in vars(attack).items() if isinstance(value, bool | int | float | str | None)}
     loss = getattr(getattr(attack, "loss", None), "__name__", None)

@@ -1,5 +1,7 @@
 """The attacks of an evaluation, by name."""
 
+from collections.abc import Callable, Collection
+
 from clustr_keras.attacks import (
     CarliniWagner,
     ProjectedGradientDescent,
@@ -9,6 +11,8 @@ from clustr_keras.attacks import (
     dlr,
     margin,
 )
+from clustr_keras.attacks.attack import Attack
+from clustr_keras.evaluation.target import Target
 
 # Step of the paper's protocol in l_inf; in l_2 it has none, and 2.5 eps / steps is taken.
 _PAPER_STEP = 2 / 255
@@ -55,7 +59,7 @@ def _autoattack(target, norm, **options):
 
 
 # In the order of the cascade: what is quick and strong comes first.
-ATTACKS = {
+ATTACKS: dict[str, Callable[..., Attack | None]] = {
     "pgd-20": _paper_pgd(20),
     "pgd-margin": _pgd(margin),
     "pgd-dlr": _pgd(dlr, classes=3),
@@ -68,7 +72,9 @@ ATTACKS = {
 DEFAULT_ATTACKS = tuple(name for name in ATTACKS if name != "autoattack")
 
 
-def attack_suite(target, norm, names=DEFAULT_ATTACKS, batch_size=256, seed=0):
+def attack_suite(
+    target: Target, norm: str, names: Collection[str] = DEFAULT_ATTACKS, batch_size: int = 256, seed: int = 0
+) -> dict[str, Attack]:
     """Makes the attacks of one norm.
 
     - `pgd-20`, `pgd-100`: the paper's protocol, PGD on the cross-entropy with 10 restarts and steps of 2/255;

@@ -4,9 +4,13 @@ import keras
 import numpy as np
 
 from clustr_keras.backbones import convnet
+from clustr_keras.evaluation.target import Target
+from clustr_keras.types import Floats
 
 
-def train_surrogate(target, images, epochs=8, batch_size=64, width=32, seed=0):
+def train_surrogate(
+    target: Target, images: Floats, epochs: int = 8, batch_size: int = 64, width: int = 32, seed: int = 0
+) -> keras.Model:
     """Trains a small convolutional network on the answers of a classifier.
 
     Its gradients are its own: a flip of the surrogate that flips the classifier as well was found without the

@@ -12,10 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from clustr_keras.attacks.attack import Logits
 from clustr_keras.backend import require_tensorflow
 from clustr_keras.certification import Certifier
 from clustr_keras.classifier import Certificate, ClustrClassifier
+from clustr_keras.digest import sha256_of_files
 from clustr_keras.lipschitz import UnknownBoundError, fingerprint
+from clustr_keras.types import Floats, Ints
 
 SCORES = ("distance", "log", "paper")
 # Least probability whose logarithm is taken: below it float32 has no normal numbers.
@@ -39,13 +42,13 @@ class Target:
         certifier: `Certifier`, where there is one.
     """
 
-    logits: Callable
+    logits: Logits
     image_shape: tuple[int, ...]
     num_classes: int
     name: str
-    certify: Callable | None = None
-    embed: Callable | None = None
-    centers: np.ndarray | None = None
+    certify: Callable[[Floats], Certificate] | None = None
+    embed: Callable[[Floats], Floats] | None = None
+    centers: Floats | None = None
     class_names: tuple[str, ...] = ()
     fingerprint: str | None = None
     certifier: Certifier | None = None
@@ -54,7 +57,7 @@ class Target:
     def _compiled(self):
         return tf.function(self.logits, reduce_retracing=True)
 
-    def predict(self, images, batch_size=256):
+    def predict(self, images: Floats, batch_size: int = 256) -> tuple[Ints, Floats]:
         """Class ids `[B]` of images, and their logits `[B, classes]`."""
         batches = [tf.constant(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
         parts = [np.asarray(self._compiled(batch)) for batch in batches]
@@ -64,7 +67,7 @@ class Target:
         return logits.argmax(axis=-1), logits
 
 
-def as_target(model, scores=None):
+def as_target(model: keras.Model | Target | str | os.PathLike[str], scores: str | None = None) -> Target:
     """Makes a target of any Keras classifier or SavedModel.
 
     Of a `ClustrClassifier` the deployed network is attacked, through its distance logits or other scores of its
@@ -176,6 +179,8 @@ def _without_softmax(model):
     """The model up to the softmax that it ends in; itself if it does not, or is no graph of layers."""
     outputs = getattr(model, "outputs", None)
     last = next((layer for layer in reversed(model.layers) if _gives(layer, outputs)), None)
+    if last is None:
+        return model
     activation = getattr(last, "activation", None)
     if isinstance(last, keras.layers.Softmax) or (
         isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
@@ -215,10 +220,10 @@ def _of_saved_model(path):
         raise ValueError(f"no SavedModel at {path!r}; expected a folder with saved_model.pb.") from error
     by_default_first = sorted(loaded.signatures.items(), key=lambda item: item[0] != "serving_default")
     for wanted in ("logits", "probabilities", None):
-        for _, signature in by_default_first:
+        for name, signature in by_default_first:
             found = _classification_of(signature, wanted)
             if found is not None:
-                return _of_signature(path, loaded, signature, *found)
+                return _of_signature(path, loaded, name, *found)
     known = ", ".join(f"{name} {list(s.structured_outputs)}" for name, s in loaded.signatures.items()) or "none"
     raise ValueError(
         f"no signature of {path!r} takes float32 images [B, H, W, C] and gives logits or probabilities [B, classes]; "
@@ -239,16 +244,15 @@ def _classification_of(signature, wanted):
     return (name, names[0]) if len(names) == 1 else None
 
 
-def _of_signature(path, loaded, signature, images_name, scores_name):
-    batch, *shape = signature.structured_input_signature[1][images_name].shape
+def _of_signature(path, loaded, name, images_name, scores_name):
+    batch, *shape = loaded.signatures[name].structured_input_signature[1][images_name].shape
     if batch is not None:
         raise ValueError(f"the signature takes batches of {batch} images only; export it with a free batch size.")
 
     def scores(images):
-        return tf.cast(signature(**{images_name: images})[scores_name], tf.float32)
+        # Of what was loaded, without which a signature does not live.
+        return tf.cast(loaded.signatures[name](**{images_name: images})[scores_name], tf.float32)
 
-    # The signature lives as long as what was loaded does.
-    scores.owner = loaded
     logits = _log_of(scores) if _gives_probabilities(scores, shape) else scores
     sample = np.asarray(scores(tf.zeros((1, *(size or 32 for size in shape)))))
     return Target(
@@ -258,12 +262,8 @@ def _of_signature(path, loaded, signature, images_name, scores_name):
 
 
 def _fingerprint_of_files(folder):
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(folder).rglob("*")):
-        if path.is_file():
-            digest.update(str(path.relative_to(folder)).encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    paths = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return sha256_of_files((path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths)
 
 
 def _certify_by(loaded):

@@ -1,8 +1,11 @@
 """What an attacker may do to an image."""
 
 import dataclasses
+from typing import Self
 
 import numpy as np
+
+from clustr_keras.attacks.arguments import check_norm
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -25,17 +28,16 @@ class ThreatModel:
     norm: str
     eps: float
 
-    def __post_init__(self):
-        if self.norm not in ("l_inf", "l_2"):
-            raise ValueError(f"norm must be 'l_inf' or 'l_2'; got {self.norm!r}.")
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
         if not 0 < self.eps < np.inf:
             raise ValueError(f"eps must be a positive finite number; got {self.eps}.")
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.norm} {_shown(self.eps)}"
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str) -> Self:
         """Reads `"l_inf:8/255"` or `"l_2:0.5"`.
 
         Args:
