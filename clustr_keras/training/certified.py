@@ -1,17 +1,19 @@
 """Certified training: a Lipschitz backbone under the certified margin loss."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp, lipschitz_resnet
-from clustr_keras.backend import can_share
 from clustr_keras.classifier import ClustrClassifier
-from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split
+from clustr_keras.data import CropAndFlip, RandomAffine, Split
 from clustr_keras.losses import CertifiedMarginLoss
 from clustr_keras.metrics import CertifiedAccuracy
+from clustr_keras.training.plain_batches import plain_batches
+from clustr_keras.types import ArrayLike, Floats
 
 _BACKBONES = {make.__name__: make for make in (lipschitz_mlp, lipschitz_convnet, lipschitz_resnet)}
 _LIKE_MNIST = ("mnist", "mnist10k", "fashion_mnist", "kmnist")
@@ -36,7 +38,7 @@ class CertifiedRecipe:
     """
 
     backbone: str = "lipschitz_mlp"
-    sizes: dict = dataclasses.field(default_factory=dict)
+    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
     clusters_per_class: int = 1
     temperature: float = 4.0
     margin: float = 0.8
@@ -44,12 +46,12 @@ class CertifiedRecipe:
     warmup: float = 0.0
     epochs: int = 60
     batch_size: int = 64
-    augmentation: Callable | None = None
+    augmentation: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     watched_radius: float = 0.3
     seed: int = 0
 
 
-def certified_recipe(data="digits", seed=0):
+def certified_recipe(data: str = "digits", seed: int = 0) -> CertifiedRecipe:
     """The settings for a data set.
 
     For MNIST and sets like it a large margin and `RandomAffine`, without which certified accuracy falls behind on
@@ -93,7 +95,13 @@ def certified_recipe(data="digits", seed=0):
     return CertifiedRecipe(seed=seed)
 
 
-def train_certified(images, labels, class_names, recipe=None, callbacks=()):
+def train_certified(
+    images: Floats,
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    recipe: CertifiedRecipe | None = None,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+) -> ClustrClassifier:
     """Trains a certified classifier on arrays.
 
     Args:
@@ -119,7 +127,9 @@ def train_certified(images, labels, class_names, recipe=None, callbacks=()):
     return fit_certified(model, images, labels, recipe, callbacks)
 
 
-def make_certified(image_shape, class_names, recipe):
+def make_certified(
+    image_shape: tuple[int, ...], class_names: Sequence[str], recipe: CertifiedRecipe
+) -> ClustrClassifier:
     """An untrained classifier on a Lipschitz backbone.
 
     Args:
@@ -146,16 +156,16 @@ def make_certified(image_shape, class_names, recipe):
     )
 
 
-def fit_certified(model, images, labels, recipe, callbacks=()):
+def fit_certified(
+    model: ClustrClassifier,
+    images: Floats,
+    labels: ArrayLike,
+    recipe: CertifiedRecipe,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+) -> ClustrClassifier:
     """Compiles a classifier and trains it on arrays: the second half of `train_certified`, which see."""
-    rest = len(images) % recipe.batch_size
-    batches = ImageBatches(
-        Split(images, np.asarray(labels)),
-        recipe.batch_size,
-        recipe.augmentation,
-        seed=recipe.seed,
-        drop_remainder=not can_share(rest),
-    )
+    split = Split(images, np.asarray(labels))
+    batches = plain_batches(split, recipe.batch_size, recipe.augmentation, recipe.seed)
     model.compile(
         keras.optimizers.Adam(_schedule(recipe, recipe.epochs * len(batches))),
         CertifiedMarginLoss(recipe.temperature, recipe.margin),

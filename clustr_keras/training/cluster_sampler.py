@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from clustr_keras.types import Bools, Floats, Ints, Tensor
+
 
 class ClusterSampler:
     """Draws seed cluster, impostor clusters and examples of each batch of an epoch.
@@ -25,7 +27,16 @@ class ClusterSampler:
         seed: Integer, at least 0.
     """
 
-    def __init__(self, labels, num_classes, clusters_per_class, clusters_per_batch, examples_per_cluster, lag, seed):
+    def __init__(
+        self,
+        labels: Ints,
+        num_classes: int,
+        clusters_per_class: int,
+        clusters_per_batch: int,
+        examples_per_cluster: int,
+        lag: int,
+        seed: int,
+    ) -> None:
         self.labels = labels
         self.clusters_per_class = clusters_per_class
         self.num_clusters = num_classes * clusters_per_class
@@ -35,11 +46,13 @@ class ClusterSampler:
         self.seed = seed
         self.example_losses = np.zeros(len(labels), "float32")
         self.has_loss = np.zeros(len(labels), bool)
-        self.assignments = None
-        self.centers = None
-        self.epoch = None
+        # Until there are clusters.
+        self.assignments: Ints = np.zeros(0, "int64")
+        self.centers: Floats = np.zeros((num_classes, clusters_per_class, 0), "float32")
+        self._members: list[Ints] = []
+        self.epoch = -1  # none has begun
 
-    def assign(self, assignments, centers):
+    def assign(self, assignments: Ints, centers: Floats) -> None:
         """Takes the cluster `class * K + k` of each example, `[N]`, and the centers `[C, K, D]`."""
         self.assignments = assignments
         self.centers = centers
@@ -47,51 +60,63 @@ class ClusterSampler:
         bounds = np.searchsorted(assignments[order], np.arange(1, self.num_clusters))
         self._members = np.split(order, bounds)
 
-    def begin_epoch(self, epoch):
+    @property
+    def has_clusters(self) -> bool:
+        """Whether there are clusters to draw from."""
+        return bool(self._members)
+
+    @property
+    def is_in_epoch(self) -> bool:
+        """Whether an epoch has begun, and has not ended."""
+        return self.epoch >= 0
+
+    def begin_epoch(self, epoch: int) -> None:
         """Starts an epoch."""
-        if self.epoch is not None:
+        if self.is_in_epoch:
             self.end_epoch()  # it was cut short; what arrived counts, however many batches were drawn ahead
         self.epoch = epoch
-        self._draws, self._losses, self._recorded = [], [], 0
+        self._draws: list[tuple[Ints, Ints]] = []
+        self._losses: list[Tensor] = []
+        self._recorded = 0
 
-    def end_epoch(self):
+    def end_epoch(self) -> None:
         """Records the losses that no batch has waited for."""
         self._record(len(self._losses))
-        self.epoch = None
+        self.epoch = -1
 
-    def add_losses(self, losses):
+    def add_losses(self, losses: Tensor) -> None:
         """Takes the losses of the next step, one per drawn row, as a tensor that is read when it is needed."""
         self._losses.append(losses)
 
-    def set_losses(self, example_losses, has_loss):
+    def set_losses(self, example_losses: Floats, has_loss: Bools) -> None:
         """Replaces all losses, between two epochs; one that was cut short is forgotten."""
         self.example_losses, self.has_loss = example_losses, has_loss
-        self.epoch = None
+        self.epoch = -1
 
     @property
-    def steps_done(self):
+    def steps_done(self) -> int:
         """Number of steps of this epoch whose losses have arrived."""
         return len(self._losses)
 
-    def is_due(self, step):
+    def is_due(self, step: int) -> bool:
         """Whether the losses of a step are the next ones to come."""
-        return self.epoch is not None and len(self._losses) == step < len(self._draws)
+        return self.is_in_epoch and len(self._losses) == step < len(self._draws)
 
-    def can_draw(self, step):
+    def can_draw(self, step: int) -> bool:
         """Whether the losses have arrived that the batch of a step is drawn from."""
-        return self.epoch is not None and step - self.lag <= len(self._losses)
+        return self.is_in_epoch and step - self.lag <= len(self._losses)
 
-    def draw(self, step):
+    def draw(self, step: int) -> tuple[Ints, Ints]:
         """Rows of the data and their clusters, two int arrays of equal length; those of one cluster stand together."""
         while len(self._draws) <= step:
             self._record(len(self._draws) - self.lag)
             self._draws.append(self._next_draw())
         return self._draws[step]
 
-    def losses_so_far(self):
+    def losses_so_far(self) -> tuple[Floats, Bools]:
         """Losses and which examples have one, with all that have arrived; what is drawn later stays as it would be."""
         losses, has_loss = self.example_losses.copy(), self.has_loss.copy()
-        if self.epoch is not None:
+        if self.is_in_epoch:
             for step in range(self._recorded, len(self._losses)):
                 self._record_step(step, losses, has_loss)
         return losses, has_loss
@@ -140,7 +165,7 @@ class ClusterSampler:
         return rng.choice(members, min(self.examples_per_cluster, len(members)), replace=False)
 
 
-def cluster_losses(example_losses, has_loss, assignments, num_clusters):
+def cluster_losses(example_losses: Floats, has_loss: Bools, assignments: Ints, num_clusters: int) -> Floats:
     """Mean loss of each cluster, over those of its examples that have one.
 
     Clusters without any get the mean of the others, or 0 if there is no other.

@@ -2,11 +2,14 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import sklearn.cluster
 import sklearn.exceptions
 import threadpoolctl
+
+from clustr_keras.types import Floats, Ints
 
 # The posterior divides by the variance; float32 squares of what remains of it still have room.
 _LEAST_VARIANCE = 1e-12
@@ -22,14 +25,21 @@ class Clusters:
         variance: Float, `sum_n min_k ||z_n - mu[c_n, k]||^2 / (N - 1)`, one for all clusters.
     """
 
-    assignments: np.ndarray
-    centers: np.ndarray
+    assignments: Ints
+    centers: Floats
     variance: float
 
 
 def k_means_by_class(
-    embeddings, labels, num_classes, clusters_per_class, n_init=1, max_iter=20, minibatch_above=100_000, seed=0
-):
+    embeddings: Floats,
+    labels: Ints,
+    num_classes: int,
+    clusters_per_class: int,
+    n_init: int = 1,
+    max_iter: int = 20,
+    minibatch_above: int = 100_000,
+    seed: int | Sequence[int] = 0,
+) -> Clusters:
     """Finds K centers for each class that lie near its embeddings.
 
     For each class c on its own, centers `mu[c, k]` of small `sum_n min_k ||z_n - mu[c, k]||^2` over its examples, from
@@ -90,7 +100,7 @@ def k_means_by_class(
     return Clusters(assignments, centers, max(float(square_sum / (len(labels) - 1)), _LEAST_VARIANCE))
 
 
-def check_class_sizes(labels, num_classes, clusters_per_class):
+def check_class_sizes(labels: Ints, num_classes: int, clusters_per_class: int) -> None:
     """Checks that each class has an example for each of its clusters.
 
     Raises:

@@ -2,13 +2,17 @@
 
 import contextlib
 import functools
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from clustr_keras.classifier import ClustrClassifier
 
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-def strategy_for(devices=None):
+
+def strategy_for(devices: int | str | None = None) -> "tf.distribute.MirroredStrategy | None":
     """The distribution strategy of a training on many devices: GPUs where there are any, CPU devices otherwise.
 
     Args:
@@ -56,12 +60,12 @@ def _mirrored(names):
     return tf.distribute.MirroredStrategy(names, tf.distribute.ReductionToOneDevice() if is_cpu else None)
 
 
-def scope_of(strategy):
+def scope_of(strategy: "tf.distribute.Strategy | None") -> contextlib.AbstractContextManager[Any]:
     """The scope that models for a strategy are made in; `None` has one that changes nothing."""
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def made_again(model):
+def made_again(model: ClustrClassifier) -> ClustrClassifier:
     """The same `ClustrClassifier`, with variables on the devices of the scope that this is called in."""
     again = ClustrClassifier.from_config(model.get_config())
     again.backbone.set_weights(model.backbone.get_weights())

@@ -3,11 +3,15 @@
 import json
 import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 
 from clustr_keras.backend import strategy_scope
+from clustr_keras.data import ImageBatches
+from clustr_keras.training.magnet_batches import MagnetBatches
 
 _FILE = "checkpoint.npz"
 
@@ -37,27 +41,32 @@ class EpochCheckpoint(keras.callbacks.Callback):
     >>> model.fit(batches, initial_epoch=first, epochs=90, callbacks=[KMeansRefresh(batches), checkpoint])
     """
 
-    def __init__(self, directory, batches=None, callbacks=()):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        batches: MagnetBatches | ImageBatches | None = None,
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+    ) -> None:
         super().__init__()
         self.directory = pathlib.Path(directory)
         self.batches = batches
         self.callbacks = [callback for callback in callbacks if _numbers(callback)]
-        self._numbers = []
+        self._numbers: list[tuple[keras.callbacks.Callback, dict[str, float | None]]] = []
 
     @property
-    def path(self):
+    def path(self) -> pathlib.Path:
         """The file."""
         return self.directory / _FILE
 
     @property
-    def saved_epoch(self):
+    def saved_epoch(self) -> int:
         """Integer, the epoch that a resumed training begins with; 0 where there is no checkpoint."""
         if not self.path.exists():
             return 0
         with np.load(self.path, allow_pickle=False) as saved:
             return json.loads(str(saved["about"]))["epoch"]
 
-    def restore(self, model):
+    def restore(self, model: keras.Model) -> int:
         """Puts model, optimizer, batches and callbacks where the last checkpoint left them.
 
         Args:
@@ -73,25 +82,26 @@ class EpochCheckpoint(keras.callbacks.Callback):
             return 0
         with np.load(self.path, allow_pickle=False) as saved:
             about = json.loads(str(saved["about"]))
+            self._check_batches(about["has_batch_state"])
             self._restore_variables(model, saved)
-            if about["has_batch_state"]:
+            if isinstance(self.batches, MagnetBatches):
                 self.batches.set_state(_with_prefix(saved, "batches."))
         epoch = about["epoch"]
-        if hasattr(self.batches, "epoch"):
+        if isinstance(self.batches, ImageBatches):
             self.batches.epoch = epoch
         self._numbers = list(zip(self.callbacks, about["callbacks"], strict=True))
         return epoch
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Puts back what callbacks count in, after they have set it to its start."""
         for callback, numbers in self._numbers:
             vars(callback).update(numbers)
         self._numbers = []
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Saves."""
         arrays = {f"variable.{index}": value for index, value in enumerate(_values(self.model))}
-        state = self.batches.get_state() if hasattr(self.batches, "get_state") else {}
+        state = self.batches.get_state() if isinstance(self.batches, MagnetBatches) else {}
         arrays.update({f"batches.{name}": value for name, value in state.items()})
         about = {
             "epoch": epoch + 1,
@@ -106,6 +116,14 @@ class EpochCheckpoint(keras.callbacks.Callback):
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
+
+    def _check_batches(self, had_state):
+        has_state = isinstance(self.batches, MagnetBatches)
+        if had_state != has_state:
+            raise ValueError(
+                f"the checkpoint {self.path} was saved {'with' if had_state else 'without'} MagnetBatches, and is to "
+                f"be restored {'with' if has_state else 'without'} them. Pass the batches of that training."
+            )
 
     def _restore_variables(self, model, saved):
         if model.optimizer is not None and not model.optimizer.built:

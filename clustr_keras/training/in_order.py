@@ -3,10 +3,18 @@
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from types import CodeType
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+from clustr_keras.types import Floats
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # A thread that waits looks so often, in seconds, whether `fit` still runs.
 _PATIENCE = 0.5
@@ -23,42 +31,42 @@ class InOrderBatches(keras.utils.PyDataset, DataAdapter):
     `announce_epoch` and `end_training`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.changed = threading.Condition()
-        self._fit = None
+        self._fit: tuple[int, CodeType] | None = None
         self._is_announced = self._was_reset = False
         self._begun = self._made = np.zeros(0)
 
     @property
-    def seconds_waited(self):
+    def seconds_waited(self) -> Floats:
         """Seconds that each step of the last epoch waited for its batch, floats `[steps]`."""
         return np.maximum(self._made - self._begun, 0.0)
 
-    def begin_training(self):
+    def begin_training(self) -> None:
         """Notes which `fit` is running."""
         frame = sys._getframe()
         while frame.f_back is not None and frame.f_code.co_name != "fit":
             frame = frame.f_back
         self._fit = threading.get_ident(), frame.f_code
 
-    def announce_epoch(self):
+    def announce_epoch(self) -> None:
         """Says that an epoch is about to begin."""
         self._is_announced = True
         self._begun, self._made = np.zeros(self.num_batches), np.zeros(self.num_batches)
 
-    def begin_step(self, step):
+    def begin_step(self, step: int) -> None:
         """Notes the time at which a step begins to need its batch."""
         self._begun[step] = time.perf_counter()
 
-    def end_training(self):
+    def end_training(self) -> None:
         """Says that `fit` is about to end; a thread that still waits gets an error."""
         with self.changed:
             self._fit = None
             self._was_reset = False
             self.changed.notify_all()
 
-    def wait(self):
+    def wait(self) -> bool:
         """Waits until something changed.
 
         Returns:
@@ -74,7 +82,7 @@ class InOrderBatches(keras.utils.PyDataset, DataAdapter):
             raise RuntimeError("fit ended or was interrupted while a batch was being made for it.")
         return True
 
-    def on_epoch_begin(self):
+    def on_epoch_begin(self) -> None:
         """Called by `fit`.
 
         Raises:
@@ -91,11 +99,11 @@ class InOrderBatches(keras.utils.PyDataset, DataAdapter):
                     "Pass callbacks=[KMeansRefresh(batches)]."
                 )
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """Called by `fit`, once before its first epoch too."""
         self._was_reset = True
 
-    def get_tf_dataset(self):
+    def get_tf_dataset(self) -> "tf.data.Dataset":
         """The batches of an epoch as a `tf.data.Dataset`."""
         import tensorflow as tf
 
@@ -105,11 +113,11 @@ class InOrderBatches(keras.utils.PyDataset, DataAdapter):
         # there. So without a distribution strategy, which prefetches on its own, no thread of TensorFlow ever waits.
         return dataset.prefetch(self.lag) if self.lag else dataset
 
-    def get_jax_iterator(self):
+    def get_jax_iterator(self) -> Iterator[tuple[np.ndarray, ...]]:
         """The batches of an epoch."""
         return self._stream()
 
-    def get_numpy_iterator(self):
+    def get_numpy_iterator(self) -> Iterator[tuple[np.ndarray, ...]]:
         """The batches of an epoch."""
         return self._stream()
 

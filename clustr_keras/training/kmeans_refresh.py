@@ -1,6 +1,8 @@
 """Cluster centers from the embeddings of the training set, epoch by epoch."""
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,8 +11,9 @@ from clustr_keras.backend import require_one_process
 from clustr_keras.data.checks import check_labels, checked_integer
 from clustr_keras.data.pixels import as_floats
 from clustr_keras.progress import progress_bar
-from clustr_keras.training.clusters import k_means_by_class
+from clustr_keras.training.clusters import Clusters, k_means_by_class
 from clustr_keras.training.magnet_batches import MagnetBatches
+from clustr_keras.types import ArrayLike
 
 
 class KMeansRefresh(keras.callbacks.Callback):
@@ -48,20 +51,22 @@ class KMeansRefresh(keras.callbacks.Callback):
 
     def __init__(
         self,
-        data,
-        every=1,
-        n_init=1,
-        max_iter=20,
-        minibatch_above=100_000,
-        batch_size=512,
-        seed=0,
-        verbose=False,
-    ):
+        data: MagnetBatches | tuple[np.ndarray, ArrayLike],
+        every: int = 1,
+        n_init: int = 1,
+        max_iter: int = 20,
+        minibatch_above: int = 100_000,
+        batch_size: int = 512,
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
         super().__init__()
+        self.batches: MagnetBatches | None = None
+        self.labels: ArrayLike
         if isinstance(data, MagnetBatches):
             self.batches, self.images, self.labels = data, data.images, data.labels
         elif isinstance(data, tuple) and len(data) == 2:
-            self.batches, (self.images, self.labels) = None, data
+            self.images, self.labels = data
         else:
             raise ValueError(f"data must be MagnetBatches or a tuple (images, labels); got a {type(data).__name__}.")
         self.every = checked_integer("every", every, 1)
@@ -76,16 +81,16 @@ class KMeansRefresh(keras.callbacks.Callback):
         self._epoch = 0
         self._fresh_for = -1
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that model, data and the arguments of `fit` go together."""
         _check_model(self.model)
         self._fresh_for = -1
         if self.batches is not None:
-            self._check_fit()
+            self._check_fit(self.batches)
             self._fresh_for = self.batches.clusters_epoch
             self.batches.begin_training()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Refreshes unless that has been done after the epoch before."""
         is_needed = self.batches is not None and not self.batches.has_clusters
         if is_needed or (epoch % self.every == 0 and self._fresh_for != epoch):
@@ -94,23 +99,23 @@ class KMeansRefresh(keras.callbacks.Callback):
         if self.batches is not None:
             self.batches.begin_epoch(epoch)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes that a step begins."""
         if self.batches is not None:
             self.batches.begin_step(batch)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Hands on the losses of the step; refreshes after the last one."""
         if self.batches is not None:
             self.batches.add_losses(batch, self._example_losses())
         if self.params.get("steps") == batch + 1:
             self._refresh_if_due()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Refreshes if the epoch had another number of steps than was known."""
         self._refresh_if_due()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Refreshes once more if the network has changed since."""
         if self._fresh_for < 0:
             self._refresh(self._epoch + 1)
@@ -138,8 +143,8 @@ class KMeansRefresh(keras.callbacks.Callback):
             )
         return keras.ops.copy(losses)  # the next step writes into the variable
 
-    def _check_fit(self):
-        batches, head = self.batches, self.model.head
+    def _check_fit(self, batches):
+        head = self.model.head
         given = (batches.num_classes, batches.clusters_per_class)
         if given != (head.num_classes, head.clusters_per_class):
             raise ValueError(
@@ -159,16 +164,16 @@ class KMeansRefresh(keras.callbacks.Callback):
 
 
 def refresh(
-    model,
-    images,
-    labels,
-    n_init=1,
-    max_iter=20,
-    minibatch_above=100_000,
-    batch_size=512,
-    seed=0,
-    verbose=False,
-):
+    model: keras.Model,
+    images: np.ndarray,
+    labels: ArrayLike,
+    n_init: int = 1,
+    max_iter: int = 20,
+    minibatch_above: int = 100_000,
+    batch_size: int = 512,
+    seed: int | Sequence[int] = 0,
+    verbose: bool = False,
+) -> Clusters:
     """Puts a model's cluster centers where k-means finds the clusters of each class.
 
     Writes `model.head.centers` and `model.head.variance`, see `KMeansRefresh`.
@@ -219,15 +224,15 @@ def _embed(backbone, images, batch_size, verbose):
 class _Images(keras.utils.PyDataset):
     """Images in order, made floats batch by batch. The last batch is filled up, so that all have one shape."""
 
-    def __init__(self, images, batch_size):
+    def __init__(self, images: np.ndarray, batch_size: int) -> None:
         super().__init__()
         self.images = images
         self.batch_size = batch_size
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> np.ndarray:
         rows = np.arange(index * self.batch_size, (index + 1) * self.batch_size) % len(self.images)
         return as_floats(self.images[rows])
 

@@ -1,6 +1,8 @@
 """Batches made of whole clusters, drawn by the losses of the steps before."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from clustr_keras.data.pixels import as_floats
 from clustr_keras.training.cluster_sampler import ClusterSampler
 from clustr_keras.training.clusters import check_class_sizes
 from clustr_keras.training.in_order import InOrderBatches
+from clustr_keras.types import ArrayLike, Floats, Ints, Tensor
 
 
 class MagnetBatches(InOrderBatches):
@@ -72,17 +75,17 @@ class MagnetBatches(InOrderBatches):
 
     def __init__(
         self,
-        images,
-        labels,
-        num_classes,
-        clusters_per_class=2,
-        clusters_per_batch=12,
-        examples_per_cluster=20,
-        steps_per_epoch=None,
-        augmentation=None,
-        lag=2,
-        seed=0,
-    ):
+        images: ArrayLike,
+        labels: ArrayLike,
+        num_classes: int,
+        clusters_per_class: int = 2,
+        clusters_per_batch: int = 12,
+        examples_per_cluster: int = 20,
+        steps_per_epoch: int | None = None,
+        augmentation: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        lag: int = 2,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.num_classes = checked_integer("num_classes", num_classes, 2)
         self.clusters_per_class = checked_integer("clusters_per_class", clusters_per_class, 1)
@@ -117,24 +120,24 @@ class MagnetBatches(InOrderBatches):
         )
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int:
         """Integer, m * d."""
         return self.clusters_per_batch * self.examples_per_cluster
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int:
         """Number of batches in an epoch."""
         return self.steps_per_epoch
 
     @property
-    def has_clusters(self):
+    def has_clusters(self) -> bool:
         """Whether there are clusters to draw from."""
-        return self._sampler.assignments is not None
+        return self._sampler.has_clusters
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_batches
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> tuple[Floats, Ints, Floats]:
         """Makes the batch of a step of the current epoch.
 
         Raises:
@@ -157,12 +160,12 @@ class MagnetBatches(InOrderBatches):
             self._check_augmented(images)
         return as_floats(images), *self._targets(rows, clusters)
 
-    def example_batch(self):
+    def example_batch(self) -> tuple[Floats, Ints, Floats]:
         """A batch of the right shape, of nothing but padding."""
         nothing = np.zeros(0, "int64")
         return as_floats(self.images[np.zeros(self.batch_size, "int64")]), *self._targets(nothing, nothing)
 
-    def assign(self, assignments, centers, epoch=0):
+    def assign(self, assignments: ArrayLike, centers: ArrayLike, epoch: int = 0) -> None:
         """Takes the clusters that batches are drawn from.
 
         Args:
@@ -186,7 +189,7 @@ class MagnetBatches(InOrderBatches):
             self._sampler.assign(assignments.astype("int64"), centers.astype("float32"))
             self.clusters_epoch = epoch
 
-    def begin_epoch(self, epoch):
+    def begin_epoch(self, epoch: int) -> None:
         """Starts an epoch, from its batch 0.
 
         Raises:
@@ -199,7 +202,7 @@ class MagnetBatches(InOrderBatches):
             self.announce_epoch()
             self.changed.notify_all()
 
-    def add_losses(self, step, losses):
+    def add_losses(self, step: int, losses: Tensor) -> None:
         """Takes the losses of a step, in the order of its batch; those of the last step end the epoch.
 
         Args:
@@ -227,7 +230,7 @@ class MagnetBatches(InOrderBatches):
                 self._sampler.end_epoch()
             self.changed.notify_all()
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         """What the coming batches depend on besides the constructor's arguments, between two epochs.
 
         Returns:
@@ -236,14 +239,14 @@ class MagnetBatches(InOrderBatches):
         """
         with self.changed:
             example_losses, has_loss = self._sampler.losses_so_far()
-            state = {"example_losses": example_losses, "has_loss": has_loss}
+            state: dict[str, Any] = {"example_losses": example_losses, "has_loss": has_loss}
             if self.has_clusters:
                 state["assignments"] = self._sampler.assignments.copy()
                 state["centers"] = self._sampler.centers.copy()
                 state["clusters_epoch"] = self.clusters_epoch
         return state
 
-    def set_state(self, state):
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Takes what `get_state` gave; an epoch that was cut short is forgotten.
 
         Raises:
@@ -268,7 +271,7 @@ class MagnetBatches(InOrderBatches):
         return y_true, (np.arange(self.batch_size) < len(rows)).astype("float32")
 
     def _what_is_missing(self, step):
-        if self._sampler.epoch is None:
+        if not self._sampler.is_in_epoch:
             return (
                 "no epoch has begun. Inside fit pass callbacks=[KMeansRefresh(batches)]; "
                 "in a training loop of your own call begin_epoch(epoch)."

@@ -1,19 +1,21 @@
 """The paper's training and its baselines, from a data set to a trained classifier."""
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Callable, Iterable
 
 import keras
 
 from clustr_keras.backbones import CIFAR10_MEAN, CIFAR10_STD, convnet, resnet18
-from clustr_keras.backend import can_share
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.consistency import QTRADES, TRADES, ConsistencyTerm
-from clustr_keras.data import ImageBatches, default_augmentation
+from clustr_keras.data import ImageDataset, default_augmentation
 from clustr_keras.losses import MagnetLoss
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.kmeans_refresh import KMeansRefresh
 from clustr_keras.training.magnet_batches import MagnetBatches
+from clustr_keras.training.plain_batches import plain_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +58,11 @@ class Recipe:
     seed: int = 0
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int:
         """Integer, m * d."""
         return self.clusters_per_batch * self.examples_per_cluster
 
-    def faster(self):
+    def faster(self) -> "Recipe":
         """The same at a scale for a CPU: a small convnet, a fifth of the epochs, ten times the learning rate."""
         return dataclasses.replace(
             self,
@@ -73,7 +75,7 @@ class Recipe:
         )
 
 
-def paper_recipe(name, data="cifar10", eps=8 / 255, seed=0):
+def paper_recipe(name: str, data: str = "cifar10", eps: float = 8 / 255, seed: int = 0) -> Recipe:
     """The published settings of one way of training.
 
     Args:
@@ -117,7 +119,13 @@ def paper_recipe(name, data="cifar10", eps=8 / 255, seed=0):
     return recipes[name]
 
 
-def train(dataset, recipe, checkpoint_dir=None, callbacks=(), model=None):
+def train(
+    dataset: ImageDataset,
+    recipe: Recipe,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    model: ClustrClassifier | None = None,
+) -> ClustrClassifier:
     """Trains a classifier on a data set by a recipe.
 
     Args:
@@ -161,9 +169,9 @@ def train(dataset, recipe, checkpoint_dir=None, callbacks=(), model=None):
     return model
 
 
-def make_classifier(dataset, recipe):
+def make_classifier(dataset: ImageDataset, recipe: Recipe) -> ClustrClassifier:
     """An untrained classifier for a data set, its pixels normalized inside the network."""
-    make = {"resnet18": resnet18, "convnet": convnet}
+    make: dict[str, Callable[..., keras.Model]] = {"resnet18": resnet18, "convnet": convnet}
     if recipe.backbone not in make:
         raise ValueError(f"backbone must be one of {', '.join(sorted(make))}; got {recipe.backbone!r}.")
     mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset.image_shape[-1] == 3 else (0.5, 0.25)
@@ -176,10 +184,7 @@ def make_classifier(dataset, recipe):
 def _batches(dataset, recipe):
     augmentation = default_augmentation(dataset.name)
     if not recipe.magnet:
-        rest = len(dataset.train) % recipe.batch_size
-        return ImageBatches(
-            dataset.train, recipe.batch_size, augmentation, seed=recipe.seed, drop_remainder=not can_share(rest)
-        )
+        return plain_batches(dataset.train, recipe.batch_size, augmentation, recipe.seed)
     return MagnetBatches(
         dataset.train.images,
         dataset.train.labels,

@@ -1,14 +1,18 @@
 """The recipes with their settings left open."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
+import keras
 import keras_tuner
 import numpy as np
 
 from clustr_keras.attacks import ProjectedGradientDescent
+from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import ImageDataset, Split, as_floats
 from clustr_keras.training.certified import CertifiedRecipe, certified_recipe, fit_certified, make_certified
-from clustr_keras.training.recipes import make_classifier, train
+from clustr_keras.training.recipes import Recipe, make_classifier, train
 
 # Validation images that are attacked: PGD on all of them would take longer than a short training.
 _ATTACKED = 500
@@ -44,23 +48,39 @@ class ClustrHyperModel(keras_tuner.HyperModel):
     >>> tuner.search(epochs=20)
     """
 
-    def __init__(self, dataset, recipe=None, radius=None, eps=8 / 255, validation_share=0.2):
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        recipe: CertifiedRecipe | Recipe | None = None,
+        radius: float | None = None,
+        eps: float = 8 / 255,
+        validation_share: float = 0.2,
+    ) -> None:
         super().__init__(name=f"clustr_{dataset.name.partition(':')[0].replace('/', '_')}")
         self.recipe = certified_recipe(dataset.name) if recipe is None else recipe
         self.is_certified = isinstance(self.recipe, CertifiedRecipe)
-        self.radius = self.recipe.watched_radius if radius is None and self.is_certified else radius
+        watched = self.recipe.watched_radius if isinstance(self.recipe, CertifiedRecipe) else 0.0
+        self.radius = watched if radius is None else radius
         self.eps = eps
         self.whole = dataset
         self.dataset = _held_back(dataset, validation_share)
 
-    def build(self, hp):
+    def build(self, hp: keras_tuner.HyperParameters) -> ClustrClassifier:
         """An untrained classifier with settings that KerasTuner chose, as every `keras_tuner.HyperModel` has it."""
         recipe = self.recipe_of(hp)
-        if self.is_certified:
+        if isinstance(recipe, CertifiedRecipe):
             return make_certified(self.dataset.image_shape, self.dataset.class_names, recipe)
         return make_classifier(self.dataset, recipe)
 
-    def fit(self, hp, model, epochs=None, initial_epoch=0, callbacks=(), **kwargs):
+    def fit(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: ClustrClassifier,
+        epochs: int | None = None,
+        initial_epoch: int = 0,
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+        **kwargs: Any,
+    ) -> dict[str, float]:
         """Trains a classifier that `build` made, and measures it.
 
         Args:
@@ -85,13 +105,24 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         self.train(model, self.dataset, recipe, callbacks)
         return self.measure(model)
 
-    def train(self, model, dataset, recipe, callbacks=()):
+    def train(
+        self,
+        model: ClustrClassifier,
+        dataset: ImageDataset,
+        recipe: CertifiedRecipe | Recipe,
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+    ) -> ClustrClassifier:
         """Trains a classifier on the training images of a data set."""
-        if self.is_certified:
+        if isinstance(recipe, CertifiedRecipe):
             return fit_certified(model, as_floats(dataset.train.images), dataset.train.labels, recipe, callbacks)
         return train(dataset, dataclasses.replace(recipe, pretraining=None), callbacks=callbacks, model=model)
 
-    def retrain(self, hp, epochs=None, callbacks=()):
+    def retrain(
+        self,
+        hp: keras_tuner.HyperParameters,
+        epochs: int | None = None,
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+    ) -> ClustrClassifier:
         """Trains a fresh classifier on all training images.
 
         Args:
@@ -106,7 +137,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
         return self.train(self.build(hp), self.whole, recipe, callbacks)
 
-    def measure(self, model):
+    def measure(self, model: ClustrClassifier) -> dict[str, float]:
         """What counts of a trained classifier, on the validation images: a dict, metric -> float."""
         images, labels = as_floats(self.dataset.test.images), self.dataset.test.labels
         if not self.is_certified:
@@ -134,7 +165,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
             "val_clean_and_robust_accuracy": 0.5 * (clean + robust),
         }
 
-    def recipe_of(self, hp):
+    def recipe_of(self, hp: keras_tuner.HyperParameters) -> CertifiedRecipe | Recipe:
         """The recipe with the settings that KerasTuner chose.
 
         Args:
@@ -143,10 +174,10 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         Returns:
             A recipe of the same class as `recipe`.
         """
-        return self._certified_recipe(hp) if self.is_certified else self._paper_recipe(hp)
-
-    def _certified_recipe(self, hp):
         recipe = self.recipe
+        return self._certified_recipe(hp, recipe) if isinstance(recipe, CertifiedRecipe) else _paper_recipe(hp, recipe)
+
+    def _certified_recipe(self, hp, recipe):
         return dataclasses.replace(
             recipe,
             sizes=self._sizes(hp),
@@ -167,21 +198,21 @@ class ClustrHyperModel(keras_tuner.HyperModel):
             return {"channels": tuple(width * 2**stage for stage in range(stages)), "depth": depth, "dense": dense}
         return {"width": width, "depths": (depth,) * stages, "dense": dense}
 
-    def _paper_recipe(self, hp):
-        recipe = self.recipe
-        chosen = {"learning_rate": _around(hp, "learning_rate", recipe.learning_rate, 10.0)}
-        if recipe.magnet:
-            chosen |= {
-                "clusters_per_class": hp.Int("clusters_per_class", 1, 4),
-                "clusters_per_batch": hp.Int("clusters_per_batch", 4, 16, step=4),
-                "examples_per_cluster": hp.Int("examples_per_cluster", 8, 32, step=8),
-                "alpha": _around(hp, "alpha", recipe.alpha, 4.0),
-            }
-        if recipe.consistency is not None:
-            weight = _around(hp, "consistency_weight", recipe.consistency.weight, 4.0)
-            config = {**recipe.consistency.get_config(), "weight": weight}
-            chosen["consistency"] = type(recipe.consistency).from_config(config)
-        return dataclasses.replace(recipe, **chosen)
+
+def _paper_recipe(hp, recipe):
+    chosen = {"learning_rate": _around(hp, "learning_rate", recipe.learning_rate, 10.0)}
+    if recipe.magnet:
+        chosen |= {
+            "clusters_per_class": hp.Int("clusters_per_class", 1, 4),
+            "clusters_per_batch": hp.Int("clusters_per_batch", 4, 16, step=4),
+            "examples_per_cluster": hp.Int("examples_per_cluster", 8, 32, step=8),
+            "alpha": _around(hp, "alpha", recipe.alpha, 4.0),
+        }
+    if recipe.consistency is not None:
+        weight = _around(hp, "consistency_weight", recipe.consistency.weight, 4.0)
+        config = {**recipe.consistency.get_config(), "weight": weight}
+        chosen["consistency"] = type(recipe.consistency).from_config(config)
+    return dataclasses.replace(recipe, **chosen)
 
 
 def _around(hp, name, value, factor):

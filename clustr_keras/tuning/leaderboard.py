@@ -2,13 +2,18 @@
 
 import csv
 import dataclasses
+import pathlib
+from typing import TYPE_CHECKING, Any, Self
 
+import keras_tuner
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+
+from clustr_keras.types import Floats, Ints
+
+if TYPE_CHECKING:
+    import rich.table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +29,12 @@ class Leaderboard:
     >>> Leaderboard.of(tuner).write("runs/tune")
     """
 
-    rows: list[dict]
+    rows: list[dict[str, Any]]
     parameters: tuple[str, ...]
     metrics: tuple[str, ...]
 
     @classmethod
-    def of(cls, tuner):
+    def of(cls, tuner: keras_tuner.Tuner) -> Self:
         """The leaderboard of a tuner's oracle.
 
         Args:
@@ -52,7 +57,7 @@ class Leaderboard:
         ]
         return cls(rows, parameters, metrics)
 
-    def table(self, limit=10):
+    def table(self, limit: int = 10) -> "rich.table.Table":
         """A `rich.table.Table` of the best trials."""
         import rich.table
 
@@ -63,7 +68,7 @@ class Leaderboard:
             table.add_row(row["trial"], *(f"{row[name]:.4f}" for name in self.metrics), ", ".join(settings))
         return table
 
-    def write(self, folder):
+    def write(self, folder: pathlib.Path) -> None:
         """Writes `leaderboard.csv` and `leaderboard.png` into a folder.
 
         Args:
@@ -74,15 +79,14 @@ class Leaderboard:
             writer.writeheader()
             writer.writerows(self.rows)
         if self.rows and len(self.metrics) > 1:
-            figure = self.plot()
-            figure.savefig(folder / "leaderboard.png", dpi=150)
-            plt.close(figure)
+            self.plot().savefig(folder / "leaderboard.png", dpi=150)
 
-    def plot(self):
+    def plot(self) -> Figure:
         """A figure: parallel coordinates of the settings, and the second metric against the first with its front."""
-        figure, (parallel, plane) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=(2, 1), layout="constrained")
+        figure = Figure(figsize=(12, 4.5), layout="constrained")
+        parallel, plane = figure.subplots(1, 2, width_ratios=(2, 1))
         clean, proved = (np.array([row[name] for row in self.rows], float) for name in self.metrics[:2])
-        colors = plt.cm.viridis((proved - proved.min()) / max(np.ptp(proved), 1e-9))
+        colors = matplotlib.colormaps["viridis"]((proved - proved.min()) / max(np.ptp(proved), 1e-9))
         axes = [*self.parameters, *self.metrics[:2]]
         heights = np.stack([_scaled([row[name] for row in self.rows]) for name in axes], axis=-1)
         # The best ones are drawn last, on top.
@@ -106,7 +110,7 @@ class Leaderboard:
         return figure
 
 
-def pareto_front(first, second):
+def pareto_front(first: Floats, second: Floats) -> Ints:
     """Indices of those that no other one exceeds in both, by the first in ascending order.
 
     Args:

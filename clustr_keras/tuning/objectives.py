@@ -12,7 +12,7 @@ OBJECTIVES = {
 }
 
 
-def make_objective(name):
+def make_objective(name: str) -> keras_tuner.Objective:
     """An objective of KerasTuner, by name.
 
     Args:

@@ -2,13 +2,22 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import keras_tuner
 
 _VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
-def make_tuner(name, hypermodel, objective, max_trials, epochs, directory, seed=0):
+def make_tuner(
+    name: str,
+    hypermodel: keras_tuner.HyperModel,
+    objective: keras_tuner.Objective,
+    max_trials: int,
+    epochs: int,
+    directory: str | os.PathLike[str],
+    seed: int = 0,
+) -> keras_tuner.Tuner:
     """A tuner that goes on where an earlier search in its folder was stopped.
 
     Args:
@@ -42,7 +51,7 @@ def make_tuner(name, hypermodel, objective, max_trials, epochs, directory, seed=
 
 
 @contextlib.contextmanager
-def saving_atomically():
+def saving_atomically() -> Iterator[None]:
     """Lets KerasTuner, within the block, write its state beside the old one and then take its place.
 
     By itself it writes in place, and a search that was killed meanwhile could not read it again.
@@ -63,7 +72,7 @@ def saving_atomically():
 
 
 @contextlib.contextmanager
-def as_part_of(role, address):
+def as_part_of(role: str | None, address: str | None) -> Iterator[None]:
     """Makes tuners, within the block, parts of a distributed search.
 
     Args:
@@ -77,7 +86,7 @@ def as_part_of(role, address):
     if role is None:
         yield
         return
-    host, _, port = address.rpartition(":")
+    host, _, port = (address or "").rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f"the chief's address must be host:port; got {address!r}.")
     if role != "chief" and "chief" in role:

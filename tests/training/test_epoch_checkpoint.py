@@ -124,6 +124,8 @@ def test_the_state_of_magnet_batches_comes_back(tmp_path):
     model, batches = classifier(clusters=2, loss=MagnetLoss()), make_batches()
     checkpoint = EpochCheckpoint(tmp_path, batches)
     model.fit(batches, epochs=2, verbose=0, callbacks=[KMeansRefresh(batches), checkpoint])
+    with pytest.raises(ValueError, match="was saved with MagnetBatches, and is to be restored without"):
+        EpochCheckpoint(tmp_path).restore(model)
     fresh = make_batches()
     assert EpochCheckpoint(tmp_path, fresh).restore(classifier(clusters=2, loss=MagnetLoss())) == 2
     for name, value in batches.get_state().items():

@@ -139,6 +139,6 @@ def test_parts_of_a_search_are_checked_and_leave_the_environment_as_it_was(monke
         assert os.environ["KERASTUNER_TUNER_ID"] == "worker-1"
         assert (os.environ["KERASTUNER_ORACLE_IP"], os.environ["KERASTUNER_ORACLE_PORT"]) == ("10.0.0.1", "8000")
     assert dict(os.environ) == before
-    for role, address in (("chief", "8000"), ("chief", "host:x"), ("not-the-chief", "host:1")):
+    for role, address in (("chief", "8000"), ("chief", None), ("chief", "host:x"), ("not-the-chief", "host:1")):
         with pytest.raises(ValueError, match=r"host:port|must not contain"), as_part_of(role, address):
             pass
