@@ -5,12 +5,14 @@ as one Parquet file under its final name at once (`output`), so that a rerun doe
 a manifest refuses a rerun that would mix two inputs or models (`manifest`).
 """
 
+from typing import Any
+
 from clustr_keras.bulk.rows import SCHEMA_COLUMNS
 
 __all__ = ["SCHEMA_COLUMNS", "certify_in_bulk"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # Only the run needs Apache Beam, which has an environment of its own.
     if name == "certify_in_bulk":
         from clustr_keras.bulk.run import certify_in_bulk

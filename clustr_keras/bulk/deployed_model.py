@@ -1,18 +1,21 @@
 """A model as a worker holds it: images or files in, columns of certificates out."""
 
 import os
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import clustr_keras
+from clustr_keras.bulk.examples import Examples
 from clustr_keras.bulk.files import local_copy
 from clustr_keras.certification import as_arrays
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data.checks import check_image_shape
 from clustr_keras.data.pixels import as_floats
 from clustr_keras.serving.decoding import decode_images
+from clustr_keras.serving.validity import without_invalid
 
 _COLUMNS = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_radius", "radius", "is_valid")
 
@@ -34,7 +37,7 @@ class DeployedModel:
         ValueError: If it is no such model, nothing can be proved of it, or an argument does not go with it.
     """
 
-    def __init__(self, path, method=None, resize=False, batch_size=256):
+    def __init__(self, path: str, method: str | None = None, resize: bool = False, batch_size: int = 256) -> None:
         self.batch_size = batch_size
         local = local_copy(path)
         if os.path.isdir(local):
@@ -47,7 +50,7 @@ class DeployedModel:
         self._of_images = tf.function(of_images, input_signature=[images])
         self._of_files = of_files and tf.function(of_files, input_signature=[tf.TensorSpec([batch_size], tf.string)])
 
-    def certify(self, examples):
+    def certify(self, examples: Examples) -> dict[str, Any]:
         """Certifies the images of a shard.
 
         Args:
@@ -60,23 +63,26 @@ class DeployedModel:
         Raises:
             ValueError: If the images are arrays of another shape, or files and the model has neither 1 nor 3 channels.
         """
-        if examples.files is None:
-            check_image_shape(examples.images.shape, self.image_shape)
-            batches = self._batches(examples.images, np.zeros(self.image_shape, examples.images.dtype))
-            # Without the checks of as_floats, which would refuse a whole batch.
-            answers = [self._of_images(b if b.dtype != np.uint8 else as_floats(b)) for b in batches]
-        else:
+        images = examples.images
+        if isinstance(images, list):
             if self._of_files is None:
                 raise ValueError(f"only images of 1 or 3 channels can be decoded; the model takes {self.image_shape}.")
-            files = np.array(examples.files, dtype=object)
+            files = np.array(images, dtype=object)
             answers = [self._of_files(tf.constant(list(batch), tf.string)) for batch in self._batches(files, b"")]
+        else:
+            check_image_shape(images.shape, self.image_shape)
+            batches = self._batches(images, np.zeros(self.image_shape, images.dtype))
+            # Without the checks of as_floats, which would refuse a whole batch.
+            answers = [self._of_images(b if b.dtype != np.uint8 else as_floats(b)) for b in batches]
         answers = [as_arrays(answer) for answer in answers]
-        joined = {name: np.concatenate([a[name] for a in answers])[: len(examples)] for name in answers[0]}
+        joined: dict[str, Any] = {
+            name: np.concatenate([answer[name] for answer in answers])[: len(examples)] for name in answers[0]
+        }
         read_errors = examples.errors or [None] * len(examples)
         joined["is_valid"] &= np.array([error is None for error in read_errors])
         joined["errors"] = [
-            None if valid else error or self._reason(examples, row)
-            for row, (valid, error) in enumerate(zip(joined["is_valid"], read_errors, strict=True))
+            None if valid else error or self._reason(examples)
+            for valid, error in zip(joined["is_valid"], read_errors, strict=True)
         ]
         return joined
 
@@ -92,9 +98,8 @@ class DeployedModel:
         certifier = model.certifier(method)
 
         def of_images(images):
-            # A NaN fails both comparisons.
-            is_valid = tf.reduce_all((images >= 0.0) & (images <= 1.0), axis=[1, 2, 3])
-            outputs = certifier(tf.where(is_valid[:, None, None, None], images, 0.0), training=False)
+            valid_images, is_valid = without_invalid(images)
+            outputs = certifier(valid_images, training=False)
             return {name: outputs[name] for name in _COLUMNS if name in outputs} | {"is_valid": is_valid}
 
         def of_files(files):
@@ -112,7 +117,7 @@ class DeployedModel:
         certify = loaded.signatures["certify"]
         self._owner = loaded  # signatures live as long as what was loaded does
         self.image_shape = tuple(certify.structured_input_signature[1]["images"].shape[1:])
-        self.class_names = _class_names(path, certify)
+        self.class_names = _class_names(path)
 
         def of(signature, name):
             def answer(inputs):
@@ -131,14 +136,14 @@ class DeployedModel:
         filled = np.concatenate([values, filling])
         return np.split(filled, len(filled) // self.batch_size)
 
-    def _reason(self, examples, row):
-        if examples.files is None:
+    def _reason(self, examples):
+        if not isinstance(examples.images, list):
             return "a pixel is not finite, or leaves [0, 1]"
         height, width, channels = self.image_shape
         return f"no PNG or JPEG that decodes to {height} x {width} pixels of {channels} channels"
 
 
-def _class_names(path, certify):
+def _class_names(path):
     """Class names of an export, from its model card."""
     import json
 

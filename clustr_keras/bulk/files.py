@@ -2,9 +2,11 @@
 
 import dataclasses
 import glob
-import hashlib
 import os
 import tempfile
+from typing import BinaryIO
+
+from clustr_keras.digest import sha256_of_files
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -22,23 +24,23 @@ class File:
     modified: float
 
 
-def is_remote(path):
+def is_remote(path: str) -> bool:
     """Whether a path is a URL."""
     return "://" in path
 
 
-def absolute(path):
+def absolute(path: str | os.PathLike[str]) -> str:
     """The path that means the same in every worker: absolute, `~` written out; URLs as they are."""
     path = os.fspath(path)
     return path.rstrip("/") if is_remote(path) else os.path.abspath(os.path.expanduser(path))
 
 
-def is_folder(path):
+def is_folder(path: str) -> bool:
     """Whether something lies under a path."""
     return bool(_matching(f"{path}/*")) if is_remote(path) else os.path.isdir(path)
 
 
-def files_under(folder):
+def files_under(folder: str) -> list[File]:
     """All files below a folder, ordered by path. Links to folders are not followed."""
     if is_remote(folder):
         return _matching(f"{folder}/**")
@@ -46,7 +48,7 @@ def files_under(folder):
     return sorted(map(_local, filter(os.path.isfile, paths)))
 
 
-def files_matching(pattern):
+def files_matching(pattern: str) -> list[File]:
     """The file of a name, or those of a pattern with `*` and `?`, ordered by path."""
     if is_remote(pattern):
         return _matching(pattern)
@@ -54,14 +56,14 @@ def files_matching(pattern):
     return sorted(map(_local, filter(os.path.isfile, paths)))
 
 
-def open_file(path):
+def open_file(path: str) -> BinaryIO:
     """Opens a file for reading bytes; what ends in `.gz` or `.bz2` is decompressed."""
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems.open(path)
 
 
-def read_bytes(path):
+def read_bytes(path: str) -> bytes:
     """The bytes of a file as they are."""
     if not is_remote(path):
         with open(path, "rb") as file:
@@ -73,29 +75,24 @@ def read_bytes(path):
         return file.read()
 
 
-def parts_of(path):
+def parts_of(path: str) -> list[tuple[str, str]]:
     """A file, or all files of a folder, with names relative to it: `(name, path)` in order."""
     if is_folder(path):
         return [(relative(file.path, path), file.path) for file in files_under(path)]
     return [(os.path.basename(path), path)]
 
 
-def relative(path, folder):
+def relative(path: str, folder: str) -> str:
     """A path as seen from a folder above it, with `/`."""
     return path[len(folder) :].lstrip("/").replace(os.sep, "/")
 
 
-def sha256_of(path):
+def sha256_of(path: str) -> str:
     """SHA-256 of a file, or of the names and contents of all files in a folder, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, part in parts_of(path):
-        content = read_bytes(part)
-        digest.update(f"{name} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()
+    return sha256_of_files((name, read_bytes(part)) for name, part in parts_of(path))
 
 
-def local_copy(path):
+def local_copy(path: str) -> str:
     """The path itself where it is local; else that of a copy in a temporary folder."""
     if not is_remote(path):
         return path

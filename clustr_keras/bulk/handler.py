@@ -1,8 +1,18 @@
 """The model in a Beam worker."""
 
 import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from apache_beam.ml.inference.base import ModelHandler
+
+from clustr_keras.bulk.examples import Examples
+from clustr_keras.bulk.shards import Shard
+
+if TYPE_CHECKING:  # TensorFlow reads variables of the environment that are not set yet
+    import pyarrow as pa
+
+    from clustr_keras.bulk.deployed_model import DeployedModel
 
 # What TensorFlow and the libraries under NumPy look at when they start.
 _THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -19,11 +29,13 @@ class CertifyingHandler(ModelHandler):
         threads: Threads that a worker computes with.
     """
 
-    def __init__(self, path, method=None, resize=False, batch_size=256, threads=1):
+    def __init__(
+        self, path: str, method: str | None = None, resize: bool = False, batch_size: int = 256, threads: int = 1
+    ) -> None:
         super().__init__(env_vars=thread_variables(threads))
         self.arguments = (path, method, resize, batch_size)
 
-    def load_model(self):
+    def load_model(self) -> "DeployedModel":
         """Loads the model; called once in each worker process."""
         import tensorflow as tf
 
@@ -34,27 +46,32 @@ class CertifyingHandler(ModelHandler):
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
         return DeployedModel(*self.arguments)
 
-    def run_inference(self, batch, model, inference_args=None):
+    def run_inference(
+        self,
+        batch: Sequence[tuple[Shard, Examples]],
+        model: "DeployedModel",
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterator[tuple[Shard, "pa.Table"]]:
         """Yields `(shard, table of rows)`."""
         from clustr_keras.bulk.rows import table_of
 
         for shard, examples in batch:
             yield shard, table_of(examples, model.certify(examples), model.class_names)
 
-    def should_skip_batching(self):
+    def should_skip_batching(self) -> bool:
         """Beam leaves the lists as they are."""
         return True
 
-    def get_num_bytes(self, batch):
+    def get_num_bytes(self, batch: Sequence[tuple[Shard, Examples]]) -> int:
         """Size of the images; Beam would pickle them to find out."""
         return sum(examples.num_bytes for _, examples in batch)
 
-    def get_metrics_namespace(self):
+    def get_metrics_namespace(self) -> str:
         """Where Beam's metrics of latency and throughput are filed."""
         return "clustr_certify"
 
 
-def thread_variables(threads):
+def thread_variables(threads: int) -> dict[str, str]:
     """Environment variables that hold a process to so many threads."""
     return dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")

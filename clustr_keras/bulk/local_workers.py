@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 
 import psutil
 
@@ -13,7 +14,7 @@ _GRACE_SECONDS = 15.0
 
 
 @contextlib.contextmanager
-def supervised():
+def supervised() -> Iterator[None]:
     """While a pipeline of local workers runs: what they log goes to a file, which is kept if there is an error.
 
     Beam logs the error of a worker, stops the others, and waits for them to end. If they do not, they are killed, so

@@ -2,11 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clustr_keras.bulk.shards import Shard
+from clustr_keras.bulk.source import Source
 
 MANIFEST = "_manifest.json"
 
 
-def manifest_of(source, shards, settings):
+def manifest_of(source: Source, shards: Sequence[Shard], settings: Mapping[str, Any]) -> dict[str, Any]:
     """What pins a plan.
 
     Args:
@@ -28,7 +33,7 @@ def manifest_of(source, shards, settings):
     return json.loads(json.dumps(described))  # as it will be read again
 
 
-def check_same(found, expected, folder):
+def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], folder: str) -> None:
     """Checks that the manifest of a folder is the one of this run.
 
     Raises:

@@ -12,12 +12,12 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 _DIRECT = ("direct", "directrunner")
 
 
-def is_direct(runner):
+def is_direct(runner: str) -> bool:
     """Whether a name stands for the runner of this machine."""
     return runner.lower() in _DIRECT
 
 
-def make_pipeline(runner, flags):
+def make_pipeline(runner: str, flags: list[str]) -> beam.Pipeline:
     """A pipeline for a runner, with Beam's own flags.
 
     `DirectRunner` is run as worker processes of this machine, `--direct_num_workers` of them. Beam itself might take

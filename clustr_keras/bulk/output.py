@@ -2,11 +2,15 @@
 
 import json
 import uuid
+from collections.abc import Iterable
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from clustr_keras.bulk.manifest import MANIFEST, check_same
+from clustr_keras.bulk.shards import Shard
 
 # Readers of a folder of Parquet pass over what begins with an underscore.
 _TEMPORARY = "_temporary"
@@ -28,10 +32,10 @@ class OutputFolder:
     >>> output.finished(shards)
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
 
-    def begin(self, manifest):
+    def begin(self, manifest: dict[str, Any]) -> None:
         """Pins the manifest of a first run, or checks it in a rerun; removes what a killed run left unfinished.
 
         Raises:
@@ -51,12 +55,12 @@ class OutputFolder:
         if FileSystems.exists(leftover):
             FileSystems.delete([leftover])
 
-    def finished(self, shards):
+    def finished(self, shards: Iterable[Shard]) -> list[Shard]:
         """Those shards whose file is there."""
         names = self._names()
         return [shard for shard in shards if shard.file_name in names]
 
-    def write(self, shard, table):
+    def write(self, shard: Shard, table: pa.Table) -> None:
         """Writes the file of a shard. One that is there already, from a worker that was taken for dead, is replaced."""
         self._write(shard.file_name, lambda file: pq.write_table(table, file))
 

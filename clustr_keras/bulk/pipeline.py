@@ -1,16 +1,25 @@
 """The pipeline: shards in, a Parquet file for each out."""
 
+from collections.abc import Iterator
+
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
+
+from clustr_keras.bulk.examples import Examples
+from clustr_keras.bulk.handler import CertifyingHandler
+from clustr_keras.bulk.output import OutputFolder
+from clustr_keras.bulk.shards import Shard
+from clustr_keras.bulk.source import Source
 
 
 class ReadShard(beam.DoFn):
     """Reads the images of a shard."""
 
-    def __init__(self, source):
+    def __init__(self, source: Source) -> None:
         self.source = source
 
-    def process(self, shard):
+    def process(self, shard: Shard) -> Iterator[list[tuple[Shard, Examples]]]:
         """Yields a batch of one `(shard, examples)`."""
         yield [(shard, self.source.read(shard.place, shard.count))]
 
@@ -18,16 +27,18 @@ class ReadShard(beam.DoFn):
 class WriteShard(beam.DoFn):
     """Writes the rows of a shard to its file."""
 
-    def __init__(self, output):
+    def __init__(self, output: OutputFolder) -> None:
         self.output = output
 
-    def process(self, certified):
+    def process(self, certified: tuple[Shard, pa.Table]) -> None:
         """Writes one file, under its final name when it is complete."""
         shard, table = certified
         self.output.write(shard, table)
 
 
-def certify_shards(pipeline, shards, source, handler, output):
+def certify_shards(
+    pipeline: beam.Pipeline, shards: list[Shard], source: Source, handler: CertifyingHandler, output: OutputFolder
+) -> beam.PCollection:
     """Adds to a pipeline: read, certify and write each shard.
 
     All after the reshuffle is one fused stage without a barrier: a worker finishes a shard before it begins the next.

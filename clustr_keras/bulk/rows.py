@@ -1,7 +1,12 @@
 """The table of certificates: a row for each image."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+
+from clustr_keras.bulk.examples import Examples
 
 SCHEMA = pa.schema(
     [
@@ -20,7 +25,7 @@ SCHEMA = pa.schema(
 SCHEMA_COLUMNS = tuple(SCHEMA.names)
 
 
-def table_of(examples, answers, class_names):
+def table_of(examples: Examples, answers: Mapping[str, Any], class_names: Sequence[str]) -> pa.Table:
     """Makes the rows of a shard.
 
     Those of an invalid image say so as a server does: class -1 without a name, no runner-up, radius 0.

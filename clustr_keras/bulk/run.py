@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+from collections.abc import Iterable
+
+import apache_beam as beam
 
 from clustr_keras.bulk.deployed_model import DeployedModel
 from clustr_keras.bulk.files import absolute, sha256_of
@@ -13,28 +16,28 @@ from clustr_keras.bulk.options import is_direct, make_pipeline
 from clustr_keras.bulk.output import OutputFolder
 from clustr_keras.bulk.pipeline import certify_shards
 from clustr_keras.bulk.shards import numbered
-from clustr_keras.bulk.summary import summarize
+from clustr_keras.bulk.summary import Summary, summarize
 from clustr_keras.bulk.watch import watching
 from clustr_keras.data.checks import check_image_shape
 from clustr_keras.progress import say
 
 
 def certify_in_bulk(
-    input,  # noqa: A002 - the name of the option
-    output,
-    model,
+    input: str,  # noqa: A002 - the name of the option
+    output: str | os.PathLike[str],
+    model: str | os.PathLike[str],
     *,
-    data_dir=None,
-    split=None,
-    examples=None,
-    method=None,
-    resize=False,
-    shard_size=1024,
-    batch_size=256,
-    threads=1,
-    runner="DirectRunner",
-    flags=(),
-):
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    examples: int | None = None,
+    method: str | None = None,
+    resize: bool = False,
+    shard_size: int = 1024,
+    batch_size: int = 256,
+    threads: int = 1,
+    runner: str = "DirectRunner",
+    flags: Iterable[str] = (),
+) -> Summary:
     """Certifies all images of an input through Beam, and leaves Parquet files of `SCHEMA_COLUMNS`.
 
     Run again after it was killed, it certifies what is missing: every image is in the output exactly once.
@@ -66,10 +69,10 @@ def certify_in_bulk(
 
     >>> certify_in_bulk("photos/", "runs/certificates", "model.keras", flags=["--direct_num_workers=2"])
     """
-    model, output = absolute(model), OutputFolder(absolute(output))
+    model_path, folder = absolute(model), OutputFolder(absolute(output))
     pipeline = make_pipeline(runner, list(flags))
     # Here too, so that whatever is wrong with the model is said before anything runs.
-    deployed = DeployedModel(model, method, resize, batch_size)
+    deployed = DeployedModel(model_path, method, resize, batch_size)
     source = find_input(input, data_dir, split, deployed.image_shape[:2] if resize else None)
     if hasattr(source, "image_shape"):
         check_image_shape((None, *source.image_shape), deployed.image_shape)
@@ -78,24 +81,24 @@ def certify_in_bulk(
     shards = numbered(source.pieces(shard_size))
     if not shards:
         raise ValueError(f"--input {input} holds no image.")
-    settings = {"method": method, "resize": resize, "batch_size": batch_size, "model_sha256": sha256_of(model)}
-    output.begin(manifest_of(source, shards, settings))
-    finished = output.finished(shards)
+    settings = {"method": method, "resize": resize, "batch_size": batch_size, "model_sha256": sha256_of(model_path)}
+    folder.begin(manifest_of(source, shards, settings))
+    finished = folder.finished(shards)
     if finished:
         say(f"{len(finished)} of {len(shards)} shards are finished already.")
     missing = sorted(set(range(len(shards))) - {shard.index for shard in finished})
     if missing:
-        handler = CertifyingHandler(model, method, resize, batch_size, threads)
-        certify_shards(pipeline, [shards[index] for index in missing], source, handler, output)
+        handler = CertifyingHandler(model_path, method, resize, batch_size, threads)
+        certify_shards(pipeline, [shards[index] for index in missing], source, handler, folder)
         supervision = supervised() if is_direct(runner) else contextlib.nullcontext()
-        with _environment(thread_variables(threads)), watching(output, shards), supervision:
+        with _environment(thread_variables(threads)), watching(folder, shards), supervision:
             run_pipeline(pipeline)
-    summary = summarize(output, shards)
-    say(f"{output.path}: {summary}.")
+    summary = summarize(folder, shards)
+    say(f"{folder.path}: {summary}.")
     return summary
 
 
-def run_pipeline(pipeline):
+def run_pipeline(pipeline: beam.Pipeline) -> None:
     """Runs a pipeline to its end.
 
     Raises:

@@ -1,6 +1,7 @@
 """Shards: the contiguous parts of an input that are certified, and written, at a time."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -21,12 +22,12 @@ class Shard:
     place: Any
 
     @property
-    def file_name(self):
+    def file_name(self) -> str:
         """Name of its Parquet file."""
         return f"part-{self.index:05d}-of-{self.shards:05d}.parquet"
 
 
-def ranges(count, size):
+def ranges(count: int, size: int) -> Iterator[tuple[int, int]]:
     """Splits `count` images into runs of `size`, the last one shorter: `(start, count)` of each.
 
     >>> list(ranges(5, 2))
@@ -35,7 +36,7 @@ def ranges(count, size):
     return ((start, min(size, count - start)) for start in range(0, count, size))
 
 
-def numbered(pieces):
+def numbered(pieces: Iterable[tuple[int, Any]]) -> list[Shard]:
     """Shards of `(count, place)`, in their order."""
     pieces = list(pieces)
     return [Shard(index, len(pieces), count, place) for index, (count, place) in enumerate(pieces)]

@@ -1,10 +1,14 @@
 """What an output folder says in all."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
+
+from clustr_keras.bulk.output import OutputFolder
+from clustr_keras.bulk.shards import Shard
 
 
 @dataclasses.dataclass
@@ -25,7 +29,7 @@ class Summary:
     right: int = 0
     radius_sum: float | None = 0.0
 
-    def __str__(self):
+    def __str__(self) -> str:
         valid = self.images - self.invalid
         parts = [f"{self.images} images", f"{self.invalid} invalid"]
         if self.labeled:
@@ -39,7 +43,7 @@ class Summary:
         return ", ".join(parts)
 
 
-def summarize(output, shards):
+def summarize(output: OutputFolder, shards: Iterable[Shard]) -> Summary:
     """Reads what is needed of the files of all shards.
 
     Args:

@@ -2,7 +2,10 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator, Sequence
 
+from clustr_keras.bulk.output import OutputFolder
+from clustr_keras.bulk.shards import Shard
 from clustr_keras.progress import console, progress_bar, say
 
 _SECONDS = 2.0
@@ -11,7 +14,7 @@ _LOOKS_PER_LINE = 15
 
 
 @contextlib.contextmanager
-def watching(output, shards):
+def watching(output: OutputFolder, shards: Sequence[Shard]) -> Iterator[None]:
     """Counts the finished shards of an output folder while something runs, and shows it.
 
     Args:

@@ -1,6 +1,8 @@
 """The signatures of an exported model: the serving contract."""
 
 import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -8,9 +10,15 @@ import tensorflow as tf
 
 from clustr_keras.certification import Certifier
 from clustr_keras.serving.decoding import decode_images
+from clustr_keras.serving.uncertified import Uncertified
+from clustr_keras.serving.validity import without_invalid
+from clustr_keras.types import Floats, Tensor
+
+Endpoint: TypeAlias = tuple[str, Callable[..., dict[str, Tensor]], list[tf.TensorSpec]]
+"""Name, function and input signature of a signature."""
 
 
-def example_inputs(specs, images):
+def example_inputs(specs: Iterable[tf.TensorSpec], images: Floats) -> dict[str, np.ndarray]:
     """Inputs of a signature that ask for images.
 
     Args:
@@ -30,7 +38,7 @@ def example_inputs(specs, images):
 
 def _png(image):
     file = io.BytesIO()
-    pixels = np.uint8(np.round(255.0 * image))
+    pixels = np.round(255.0 * image).astype("uint8")
     PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
     return file.getvalue()
 
@@ -50,7 +58,14 @@ class Signatures:
         resize: Whether encoded images of another size are resized; they are invalid otherwise.
     """
 
-    def __init__(self, model, image_shape, class_names, max_pixels=2**24, resize=False):
+    def __init__(
+        self,
+        model: Certifier | Uncertified,
+        image_shape: Sequence[int],
+        class_names: Sequence[str],
+        max_pixels: int = 2**24,
+        resize: bool = False,
+    ) -> None:
         self.model = model
         self.is_certified = isinstance(model, Certifier)
         self.image_shape = tuple(image_shape)
@@ -61,31 +76,31 @@ class Signatures:
         images = tf.TensorSpec([None, *self.image_shape], tf.float32, "images")
         self._answer = tf.function(self._answer_of_any, input_signature=[images])
 
-    def endpoints(self):
+    def endpoints(self) -> list[Endpoint]:
         """`(name, function, input signature)` of each."""
         images = tf.TensorSpec([None, *self.image_shape], tf.float32, "images")
         radius = tf.TensorSpec([None], tf.float32, "radius")
         image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
-        endpoints = [("serving_default", self.predict, [images]), ("embed", self.embed, [images])]
+        endpoints: list[Endpoint] = [("serving_default", self.predict, [images]), ("embed", self.embed, [images])]
         if self.is_certified:
             endpoints += [("certify", self.certify, [images]), ("certify_at", self.certify_at, [images, radius])]
         if self.is_certified and self.image_shape[-1] in (1, 3):
             endpoints += [("certify_encoded", self.certify_encoded, [image_bytes])]
         return endpoints
 
-    def predict(self, images):
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
         """Class, probabilities, certified radius and validity."""
         answer = self._answer(images)
         names = ("class_ids", "class_names", "probabilities", "certified_radius", "is_valid")
         return {name: answer[name] for name in names if name in answer}
 
-    def certify(self, images):
+    def certify(self, images: Tensor) -> dict[str, Tensor]:
         """All of `predict`, and the logits, the runner-up, the nearest cluster and the Lipschitz bound."""
         answer = self._answer(images)
         del answer["embeddings"]
         return answer
 
-    def certify_at(self, images, radius):
+    def certify_at(self, images: Tensor, radius: Tensor) -> dict[str, Tensor]:
         """Whether each example is certified at the radius it asks for."""
         radius = tf.ensure_shape(radius, [None])
         same = tf.debugging.assert_equal(
@@ -101,20 +116,17 @@ class Signatures:
             "is_valid": answer["is_valid"],
         }
 
-    def certify_encoded(self, image_bytes):
+    def certify_encoded(self, image_bytes: Tensor) -> dict[str, Tensor]:
         """`certify` of PNG or JPEG files."""
         return self.certify(decode_images(image_bytes, self.image_shape, self.max_pixels, self.resize))
 
-    def embed(self, images):
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
         """Embeddings and validity."""
         answer = self._answer(images)
         return {"embeddings": answer["embeddings"], "is_valid": answer["is_valid"]}
 
     def _answer_of_any(self, images):
-        images = tf.ensure_shape(images, [None, *self.image_shape])
-        # A NaN fails both comparisons.
-        is_valid = tf.reduce_all((images >= 0.0) & (images <= 1.0), axis=[1, 2, 3])
-        images = tf.where(is_valid[:, None, None, None], images, 0.0)
+        images, is_valid = without_invalid(tf.ensure_shape(images, [None, *self.image_shape]))
         outputs = self.model(images, training=False)
         class_ids = tf.where(is_valid, tf.cast(outputs["class_ids"], tf.int64), -1)
 

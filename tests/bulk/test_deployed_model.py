@@ -73,7 +73,7 @@ def test_broken_files_leave_their_neighbors_alone(deployed, classifier, photos):
 
 def test_resizing_is_asked_for(saved, photos):
     folder, _ = photos
-    large = Examples(["large"], [None], files=[(folder / "b" / "large.png").read_bytes()])
+    large = Examples(["large"], [None], images=[(folder / "b" / "large.png").read_bytes()])
     assert rows_of(DeployedModel(str(saved), resize=True, batch_size=4), large)["is_valid"] == [True]
 
 

@@ -20,7 +20,7 @@ def test_a_folder_is_read_in_the_order_of_its_paths(photos, size):
     parts = read_all(find_input(str(folder)), size)
     ids = [name for part in parts for name in part.ids]
     assert ids == sorted([f"{'ab'[index % 2]}/{index}.png" for index in range(8)] + BROKEN)
-    files = dict(zip(ids, [file for part in parts for file in part.files], strict=True))
+    files = dict(zip(ids, [file for part in parts for file in part.images], strict=True))
     assert all(files[name] == (folder / name).read_bytes() for name in ids)
     assert max(map(len, parts)) <= size
 

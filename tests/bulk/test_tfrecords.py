@@ -60,7 +60,7 @@ def test_a_broken_record_is_a_row(records):
     ((count, place),) = source.pieces(100)
     examples = source.read(place, count)
     assert (examples.errors[1], examples.labels[1]) == ("the record's checksum is wrong", None)
-    assert examples.files[2] == files[2]
+    assert examples.images[2] == files[2]
 
 
 def test_a_file_that_became_shorter_is_said(records):

@@ -1,6 +1,8 @@
 """The digits that come with scikit-learn."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 from clustr_keras.bulk.examples import Examples
 from clustr_keras.bulk.inputs.splits import chosen_splits
@@ -21,22 +23,22 @@ class Digits:
     split: str | None = None
     image_shape = (8, 8, 1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         chosen_splits(self.split, ("train", "test"), "digits")
 
     @property
-    def facts(self):
+    def facts(self) -> dict[str, Any]:
         """Name and splits."""
         return {"digits": chosen_splits(self.split, ("train", "test"), "digits")}
 
-    def pieces(self, size):
+    def pieces(self, size: int) -> Iterator[tuple[int, tuple[str, int]]]:
         """Runs of each split."""
         splits = _splits()
         for split in self.facts["digits"]:
             for start, count in ranges(len(splits[split][1]), size):
                 yield count, (split, start)
 
-    def read(self, place, count):
+    def read(self, place: tuple[str, int], count: int) -> Examples:
         """Images as floats, with labels."""
         split, start = place
         images, labels = _splits()[split]

@@ -1,13 +1,21 @@
 """Finds out what `--input` names."""
 
+import os
+
 from clustr_keras.bulk.files import absolute, files_matching, is_folder, is_remote
 from clustr_keras.bulk.inputs.digits import Digits
 from clustr_keras.bulk.inputs.folder import Folder
 from clustr_keras.bulk.inputs.prepared import Prepared
 from clustr_keras.bulk.inputs.tfrecords import TFRecords
+from clustr_keras.bulk.source import Source
 
 
-def find_input(name, data_dir=None, split=None, image_size=None):
+def find_input(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Source:
     """Makes an input of what the command line names.
 
     Args:
@@ -31,7 +39,7 @@ def find_input(name, data_dir=None, split=None, image_size=None):
     path = absolute(name)
     is_pattern = any(sign in name for sign in "*?")
     if is_folder(path):
-        found = Folder(path)
+        found: Source = Folder(path)
     elif is_remote(name) or is_pattern or files_matching(path):
         found = TFRecords(path)
     else:

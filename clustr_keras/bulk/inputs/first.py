@@ -1,7 +1,11 @@
 """The first images of an input."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
+
+from clustr_keras.bulk.examples import Examples
+from clustr_keras.bulk.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,15 +17,15 @@ class First:
         examples: Integer.
     """
 
-    of: Any
+    of: Source
     examples: int
 
     @property
-    def facts(self):
+    def facts(self) -> dict[str, Any]:
         """Those of the other input, and how many."""
         return self.of.facts | {"first": self.examples}
 
-    def pieces(self, size):
+    def pieces(self, size: int) -> Iterator[tuple[int, Any]]:
         """Its pieces up to that image."""
         left = self.examples
         for count, place in self.of.pieces(size):
@@ -30,6 +34,6 @@ class First:
             yield min(count, left), place
             left -= count
 
-    def read(self, place, count):
+    def read(self, place: Any, count: int) -> Examples:
         """Reads as the other input does."""
         return self.of.read(place, count)

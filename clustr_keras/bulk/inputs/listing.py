@@ -1,9 +1,12 @@
 """Tells whether a listing of files is still the same."""
 
 import hashlib
+from collections.abc import Iterable
+
+from clustr_keras.bulk.files import File
 
 
-def listing_digest(files):
+def listing_digest(files: Iterable[File]) -> str:
     """SHA-256 of the names, sizes and times of files, as hexadecimal digits."""
     digest = hashlib.sha256()
     for file in files:

@@ -1,6 +1,8 @@
 """Data sets of TensorFlow Datasets."""
 
 import functools
+import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -25,7 +27,13 @@ class Prepared:
         ValueError, FileNotFoundError: As `clustr_keras.data.load`.
     """
 
-    def __init__(self, name, data_dir=None, split=None, image_size=None):
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
         self.name = name
         self.data_dir = None if data_dir is None else absolute(data_dir)
         self.image_size = image_size
@@ -36,17 +44,17 @@ class Prepared:
         self.facts = {"data set": self.full_name, "splits": self.splits, "image_size": image_size}
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """`(H, W, C)` of all images."""
         return self._source().image_shape
 
-    def pieces(self, size):
+    def pieces(self, size: int) -> Iterator[tuple[int, tuple[str, int]]]:
         """Runs of each split."""
         for split, examples in self.splits.items():
             for start, count in ranges(examples, size):
                 yield count, (split, start)
 
-    def read(self, place, count):
+    def read(self, place: tuple[str, int], count: int) -> Examples:
         """Decoded images, with labels; one that cannot be decoded is an error of its own."""
         import tensorflow as tf
 
@@ -54,7 +62,7 @@ class Prepared:
         part = f"{split}[{start}:{start + count}]"
         try:
             images, labels = _arrays(self._source().examples(part, in_file_order=True), count)
-            errors = [None] * count
+            errors: list[str | None] = [None] * count
         except tf.errors.OpError:
             images, labels, errors = self._one_by_one(part, count)
         ids = [f"{self.full_name}/{split}/{index}" for index in range(start, start + count)]
@@ -66,7 +74,8 @@ class Prepared:
 
         source = self._source()
         files, labels = _arrays(source.examples(part, decoded=False, in_file_order=True), count)
-        images, errors = np.zeros((count, *source.image_shape), "uint8"), [None] * count
+        images = np.zeros((count, *source.image_shape), "uint8")
+        errors: list[str | None] = [None] * count
         images = images if source.feature.np_dtype == np.uint8 else images.astype("float32")
         for index, file in enumerate(files):
             try:

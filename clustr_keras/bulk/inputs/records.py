@@ -9,12 +9,14 @@ Reference:
 
 import os
 import struct
+from collections.abc import Iterator
+from typing import BinaryIO
 
 _HEADER, _FOOTER = 12, 4
 _MASK = 0xA282EAD8
 
 
-def scan_records(file, path):
+def scan_records(file: BinaryIO, path: str) -> list[int]:
     """The byte at which each record begins. Reads the lengths, and seeks over the data.
 
     Args:
@@ -39,7 +41,7 @@ def scan_records(file, path):
     return offsets
 
 
-def read_records(file, offset, count):
+def read_records(file: BinaryIO, offset: int, count: int) -> Iterator[bytes | None]:
     """Yields the data of records from a byte on, `None` for one whose checksum is wrong; fewer where the file ends."""
     file.seek(offset)
     for _ in range(count):
@@ -52,7 +54,7 @@ def read_records(file, offset, count):
         yield data if struct.unpack("<I", footer)[0] == masked_crc(data) else None
 
 
-def masked_crc(data):
+def masked_crc(data: bytes) -> int:
     """The checksum of bytes as TFRecord files store it."""
     import google_crc32c
 

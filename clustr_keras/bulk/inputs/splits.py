@@ -1,7 +1,9 @@
 """Splits of a data set by name."""
 
+from collections.abc import Sequence
 
-def chosen_splits(text, known, name):
+
+def chosen_splits(text: str | None, known: Sequence[str], name: str) -> list[str]:
     """Names of the splits in `train+test`; all of them, in their order, for `None`.
 
     Raises:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from clustr_keras.bulk.examples import Examples
 from clustr_keras.bulk.files import files_matching, open_file
@@ -26,7 +28,7 @@ class TFRecords:
         ValueError: If two have the same name, or one is no TFRecord file.
     """
 
-    def __init__(self, pattern):
+    def __init__(self, pattern: str) -> None:
         files = files_matching(pattern)
         if not files:
             raise FileNotFoundError(f"--input {pattern} matches no file. Check the path.")
@@ -38,17 +40,17 @@ class TFRecords:
         self.facts = {"TFRecord files": len(listed), "listing": listing_digest(listed)}
         self._offsets = list(map(_offsets, self.paths))
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # A worker learns from its shards where they begin.
         return {"paths": self.paths, "facts": self.facts, "_offsets": None}
 
-    def pieces(self, size):
+    def pieces(self, size: int) -> Iterator[tuple[int, tuple[str, int, int]]]:
         """Runs of records, with the byte at which they begin."""
         for path, offsets in zip(self.paths, self._offsets, strict=True):
             for start, count in ranges(len(offsets), size):
                 yield count, (path, start, offsets[start])
 
-    def read(self, place, count):
+    def read(self, place: tuple[str, int, int], count: int) -> Examples:
         """Encoded images; a record that is broken or has none is an error of its own."""
         path, start, offset = place
         name = os.path.basename(path)
@@ -58,7 +60,7 @@ class TFRecords:
         if len(found) < count:
             raise ValueError(f"{path} has become shorter since it was listed. Run again with another --output.")
         files, labels, errors = map(list, zip(*found, strict=True))
-        return Examples(ids, labels, files=files, errors=errors)
+        return Examples(ids, labels, images=files, errors=errors)
 
 
 def _offsets(path):
