@@ -1,10 +1,19 @@
 """AsyncClient: `Client` for asyncio."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
 
 from clustr_keras.serving import queries
 from clustr_keras.serving.base_client import BaseClient
+from clustr_keras.serving.endpoint import Endpoint, ModelChoice
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.model_description import SignatureInfo, VersionStatus
+from clustr_keras.serving.results import Certification, Embedding, Prediction, RadiusCheck
+from clustr_keras.serving.transport import AsyncTransport
+from clustr_keras.types import ArrayLike
 
 
 class AsyncClient(BaseClient):
@@ -30,66 +39,110 @@ class AsyncClient(BaseClient):
     ...     answers = await asyncio.gather(client.predict(images), client.embed(images))
     """
 
-    def __init__(self, target, model="clustr", version=None, timeout=10.0, *, max_in_flight=4, **options):
+    _transport: AsyncTransport
+
+    def __init__(
+        self,
+        target: str,
+        model: str = "clustr",
+        version: int | None = None,
+        timeout: float = 10.0,
+        *,
+        max_in_flight: int = 4,
+        **options: Any,
+    ) -> None:
         if not max_in_flight >= 1:
             raise ValueError(f"max_in_flight must be at least 1; got {max_in_flight}.")
         super().__init__(target, model, version, timeout, **options)
         self._max_in_flight = max_in_flight
 
-    async def predict(self, images, signature="serving_default", *, timeout=None, metadata=None):
+    async def predict(
+        self,
+        images: ArrayLike,
+        signature: str = "serving_default",
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Prediction:
         """Classify images: `Client.predict`."""
         return await self._ask(queries.predict(images, signature), timeout, metadata)
 
-    async def certify(self, images, *, timeout=None, metadata=None):
+    async def certify(
+        self, images: ArrayLike, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Certification:
         """Classify images, with all that the certificate rests on: `Client.certify`."""
         return await self._ask(queries.certify(images), timeout, metadata)
 
-    async def certify_at(self, images, radius, *, timeout=None, metadata=None):
+    async def certify_at(
+        self,
+        images: ArrayLike,
+        radius: ArrayLike,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> RadiusCheck:
         """Whether each prediction is certified at a radius: `Client.certify_at`."""
         return await self._ask(queries.certify_at(images, radius), timeout, metadata)
 
-    async def certify_encoded(self, files, *, timeout=None, metadata=None):
+    async def certify_encoded(
+        self, files: Iterable[bytes], *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Certification:
         """Classify images as they lie on disk: `Client.certify_encoded`."""
         return await self._ask(queries.certify_encoded(files), timeout, metadata)
 
-    async def embed(self, images, *, timeout=None, metadata=None):
+    async def embed(
+        self, images: ArrayLike, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Embedding:
         """Embeddings of images: `Client.embed`."""
         return await self._ask(queries.embed(images), timeout, metadata)
 
-    async def call(self, signature, inputs, *, timeout=None, metadata=None):
+    async def call(
+        self,
+        signature: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Run any signature of any model, in one request: `Client.call`."""
         return await self._ask(queries.call(signature, inputs), timeout, metadata)
 
-    async def signatures(self, *, timeout=None, metadata=None):
+    async def signatures(
+        self, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> dict[str, SignatureInfo]:
         """The signatures of the model: `Client.signatures`."""
         options = self._options(timeout, metadata)
         await self._transport.open()
         return await self._send(self._transport.requests.signatures(), *options)
 
-    async def versions(self, *, timeout=None, metadata=None):
+    async def versions(
+        self, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> list[VersionStatus]:
         """The state of the model's versions: `Client.versions`."""
         options = self._options(timeout, metadata)
         await self._transport.open()
         return await self._send(self._transport.requests.versions(), *options)
 
-    async def close(self):
+    async def close(self) -> None:
         """Close all connections."""
         await self._transport.close()
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         """Nothing to open."""
         return self
 
-    async def __aexit__(self, *exception):
+    async def __aexit__(self, *exception: object) -> None:
         """Close."""
         await self.close()
 
-    def _connect(self, endpoint, model):
+    def _connect(self, endpoint: Endpoint, model: ModelChoice) -> AsyncTransport:
         if endpoint.protocol == "grpc":
-            from clustr_keras.serving.async_grpc_transport import AsyncGrpcTransport as Transport
-        else:
-            from clustr_keras.serving.async_rest_transport import AsyncRestTransport as Transport
-        return Transport(endpoint, model)
+            from clustr_keras.serving.async_grpc_transport import AsyncGrpcTransport
+
+            return AsyncGrpcTransport(endpoint, model)
+        from clustr_keras.serving.async_rest_transport import AsyncRestTransport
+
+        return AsyncRestTransport(endpoint, model)
 
     async def _ask(self, query, timeout, metadata):
         options = self._options(timeout, metadata)

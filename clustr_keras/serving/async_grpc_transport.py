@@ -2,10 +2,16 @@
 
 import asyncio
 import functools
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from clustr_keras.serving.endpoint import Endpoint, ModelChoice
 from clustr_keras.serving.grpc_transport import grpc_errors, open_channel
+from clustr_keras.serving.retries import Deadline
+
+if TYPE_CHECKING:
+    from clustr_keras.serving.grpc_requests import GrpcRequest, GrpcRequests
 
 
 class AsyncGrpcTransport:
@@ -19,14 +25,14 @@ class AsyncGrpcTransport:
         requests: Makes the requests that `send` takes, once `open` was awaited.
     """
 
-    def __init__(self, endpoint, model):
-        self.requests = None
+    requests: "GrpcRequests"
+
+    def __init__(self, endpoint: Endpoint, model: ModelChoice) -> None:
         self._open_channel = functools.partial(open_channel, grpc.aio, endpoint)
         self._model = model
-        self._channel = None
-        self._methods = None
+        self._channel: grpc.aio.Channel | None = None
 
-    async def open(self):
+    async def open(self) -> None:
         """Load the message types, and make the channel."""
         if self._channel is not None:
             return
@@ -37,14 +43,14 @@ class AsyncGrpcTransport:
             self._methods = grpc_requests.remote_methods(self._channel)
             self.requests = grpc_requests.GrpcRequests(self._model)
 
-    async def send(self, request, deadline, metadata):
+    async def send(self, request: "GrpcRequest", deadline: Deadline, metadata: dict[str, str]) -> Any:
         """As `GrpcTransport.send`."""
         method = self._methods[request.method]
         with grpc_errors():
             response = await method(request.message, timeout=deadline.remaining(), metadata=tuple(metadata.items()))
         return request.read(response)
 
-    async def close(self):
+    async def close(self) -> None:
         """Close the channel."""
         if self._channel is not None:
             await self._channel.close()

@@ -1,9 +1,15 @@
 """What `Client` and `AsyncClient` share: everything but waiting for the server."""
 
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
 from clustr_keras.serving.call_options import check_metadata, check_timeout
 from clustr_keras.serving.endpoint import Endpoint, ModelChoice
 from clustr_keras.serving.retries import Deadline, Retries
 from clustr_keras.serving.splitting import split
+from clustr_keras.serving.transport import MakesRequests
 
 
 class BaseClient:
@@ -18,19 +24,19 @@ class BaseClient:
 
     def __init__(
         self,
-        target,
-        model="clustr",
-        version=None,
-        timeout=10.0,
+        target: str,
+        model: str = "clustr",
+        version: int | None = None,
+        timeout: float = 10.0,
         *,
-        label=None,
-        metadata=None,
-        ca_certificate=None,
-        client_certificate=None,
-        max_rows=1024,
-        max_bytes=16 * 2**20,
-        attempts=3,
-    ):
+        label: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        ca_certificate: str | os.PathLike[str] | None = None,
+        client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        max_rows: int = 1024,
+        max_bytes: int = 16 * 2**20,
+        attempts: int = 3,
+    ) -> None:
         for what, value in (("max_rows", max_rows), ("max_bytes", max_bytes), ("attempts", attempts)):
             if not value >= 1:
                 raise ValueError(f"{what} must be at least 1; got {value}.")
@@ -42,7 +48,7 @@ class BaseClient:
         choice = ModelChoice(model, version, label)
         self._transport = self._connect(Endpoint.parse(target, ca_certificate, client_certificate), choice)
 
-    def _connect(self, endpoint, model):
+    def _connect(self, endpoint: Endpoint, model: ModelChoice) -> MakesRequests:
         """The transport for an endpoint's protocol; nothing is sent yet."""
         raise NotImplementedError
 
@@ -50,7 +56,7 @@ class BaseClient:
         """Inputs of the requests that a query takes: views, as large as the limits allow."""
         if not query.is_batch:
             return [query.inputs]
-        bytes_of_rows = sum(map(self._transport.requests.row_bytes, query.inputs.values()))
+        bytes_of_rows = np.sum([self._transport.requests.row_bytes(array) for array in query.inputs.values()], axis=0)
         return list(split(query.inputs, bytes_of_rows, self._max_rows, self._max_bytes))
 
     def _request(self, query, part):

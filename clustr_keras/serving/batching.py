@@ -5,11 +5,17 @@ import collections
 import concurrent.futures
 import itertools
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.monitoring import Metrics
+
+if TYPE_CHECKING:
+    from clustr_keras.serving.loaded_model import Call, LoadedModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class BatchingParameters:
     max_enqueued_batches: int = 100
     num_batch_threads: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks the ranges."""
         for name, least in (
             ("max_batch_size", 1),
@@ -48,13 +54,13 @@ class BatchingParameters:
 class _Task:
     """A call, or a part of one, that waits for a thread."""
 
-    call: object
-    inputs: dict
+    call: "Call"
+    inputs: dict[str, np.ndarray]
     cost: int  # examples, or a whole batch for a call that runs alone
     answer: asyncio.Future
     arrived: float = field(default_factory=time.monotonic)
     is_waiting: bool = True
-    parts: list = field(default_factory=list)  # of the same call
+    parts: list["_Task"] = field(default_factory=list)  # of the same call
 
 
 class Batcher:
@@ -69,16 +75,17 @@ class Batcher:
         metrics: `Metrics`, which learns how long calls wait and run.
     """
 
-    def __init__(self, parameters, metrics):
+    def __init__(self, parameters: BatchingParameters, metrics: Metrics) -> None:
         self.parameters = parameters
         self._metrics = metrics
         self._threads = concurrent.futures.ThreadPoolExecutor(parameters.num_batch_threads, "clustr-batch")
         self._idle = parameters.num_batch_threads
-        self._waiting = {}  # (model, kind) -> deque of tasks
+        # By model and kind.
+        self._waiting: dict[tuple[LoadedModel, Hashable], collections.deque[_Task]] = {}
         self._cost = 0  # of all that wait
-        self._timer = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, model, call, timeout=None):
+    async def run(self, model: "LoadedModel", call: "Call", timeout: float | None = None) -> dict[str, np.ndarray]:
         """Run a call, with others if there are any.
 
         Args:
@@ -113,7 +120,7 @@ class Batcher:
             return answers[0]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in call.wanted}
 
-    def close(self):
+    def close(self) -> None:
         """Wait for the threads."""
         self._threads.shutdown()
 
@@ -167,10 +174,11 @@ class Batcher:
             wait = self._waiting[key][0].arrived + self.parameters.batch_timeout_micros / 1e6 - time.monotonic()
             if wait > 0:
                 # None has waited long enough; a full batch need not wait.
-                key = next(filter(self._is_full, self._waiting), None)
-                if key is None:
+                full = next(filter(self._is_full, self._waiting), None)
+                if full is None:
                     self._dispatch_again(wait)
                     return
+                key = full
             self._start(key[0], self._next_batch(key))
             self._drop_stubs()
 

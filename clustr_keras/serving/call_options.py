@@ -2,13 +2,14 @@
 
 import math
 import re
+from collections.abc import Mapping
 
 _NAME = re.compile(r"[0-9a-z_.-]+")
 # The protocols fill these in.
 _RESERVED = {"connection", "content-length", "content-type", "host", "te", "transfer-encoding"}
 
 
-def check_timeout(timeout):
+def check_timeout(timeout: float) -> float:
     """The timeout, if it is one.
 
     Args:
@@ -25,7 +26,7 @@ def check_timeout(timeout):
     return timeout
 
 
-def check_metadata(metadata):
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """Metadata in a form that both protocols carry: gRPC metadata and HTTP headers have the same names.
 
     Args:

@@ -12,10 +12,19 @@ Both clients and all transports make and read the same requests; each of them on
 """
 
 import time
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+import numpy as np
 
 from clustr_keras.serving import queries
 from clustr_keras.serving.base_client import BaseClient
+from clustr_keras.serving.endpoint import Endpoint, ModelChoice
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.model_description import SignatureInfo, VersionStatus
+from clustr_keras.serving.results import Certification, Embedding, Prediction, RadiusCheck
+from clustr_keras.serving.transport import Transport
+from clustr_keras.types import ArrayLike
 
 
 class Client(BaseClient):
@@ -64,7 +73,16 @@ class Client(BaseClient):
     ... )
     """
 
-    def predict(self, images, signature="serving_default", *, timeout=None, metadata=None):
+    _transport: Transport
+
+    def predict(
+        self,
+        images: ArrayLike,
+        signature: str = "serving_default",
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Prediction:
         """Classify images.
 
         Args:
@@ -82,7 +100,9 @@ class Client(BaseClient):
         """
         return self._ask(queries.predict(images, signature), timeout, metadata)
 
-    def certify(self, images, *, timeout=None, metadata=None):
+    def certify(
+        self, images: ArrayLike, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Certification:
         """Classify images, with all that the certificate rests on.
 
         Args:
@@ -96,7 +116,14 @@ class Client(BaseClient):
         """
         return self._ask(queries.certify(images), timeout, metadata)
 
-    def certify_at(self, images, radius, *, timeout=None, metadata=None):
+    def certify_at(
+        self,
+        images: ArrayLike,
+        radius: ArrayLike,
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> RadiusCheck:
         """Whether each prediction is certified at a radius.
 
         Args:
@@ -111,7 +138,9 @@ class Client(BaseClient):
         """
         return self._ask(queries.certify_at(images, radius), timeout, metadata)
 
-    def certify_encoded(self, files, *, timeout=None, metadata=None):
+    def certify_encoded(
+        self, files: Iterable[bytes], *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Certification:
         """Classify images as they lie on disk; the server decodes them, and says which it could not.
 
         Args:
@@ -131,7 +160,9 @@ class Client(BaseClient):
         """
         return self._ask(queries.certify_encoded(files), timeout, metadata)
 
-    def embed(self, images, *, timeout=None, metadata=None):
+    def embed(
+        self, images: ArrayLike, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> Embedding:
         """Embeddings of images.
 
         Args:
@@ -145,7 +176,14 @@ class Client(BaseClient):
         """
         return self._ask(queries.embed(images), timeout, metadata)
 
-    def call(self, signature, inputs, *, timeout=None, metadata=None):
+    def call(
+        self,
+        signature: str,
+        inputs: Mapping[str, ArrayLike],
+        *,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Run any signature of any model, in one request.
 
         Args:
@@ -162,7 +200,9 @@ class Client(BaseClient):
         """
         return self._ask(queries.call(signature, inputs), timeout, metadata)
 
-    def signatures(self, *, timeout=None, metadata=None):
+    def signatures(
+        self, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> dict[str, SignatureInfo]:
         """The signatures of the model, with names, dtypes and shapes of what they take and give.
 
         Args:
@@ -180,7 +220,9 @@ class Client(BaseClient):
         """
         return self._send(self._transport.requests.signatures(), *self._options(timeout, metadata))
 
-    def versions(self, *, timeout=None, metadata=None):
+    def versions(
+        self, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> list[VersionStatus]:
         """The state of the model's versions: of all, or of the one that this client asks for.
 
         Args:
@@ -198,24 +240,26 @@ class Client(BaseClient):
         """
         return self._send(self._transport.requests.versions(), *self._options(timeout, metadata))
 
-    def close(self):
+    def close(self) -> None:
         """Close all connections."""
         self._transport.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         """Nothing to open."""
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         """Close."""
         self.close()
 
-    def _connect(self, endpoint, model):
+    def _connect(self, endpoint: Endpoint, model: ModelChoice) -> Transport:
         if endpoint.protocol == "grpc":
-            from clustr_keras.serving.grpc_transport import GrpcTransport as Transport
-        else:
-            from clustr_keras.serving.rest_transport import RestTransport as Transport
-        return Transport(endpoint, model)
+            from clustr_keras.serving.grpc_transport import GrpcTransport
+
+            return GrpcTransport(endpoint, model)
+        from clustr_keras.serving.rest_transport import RestTransport
+
+        return RestTransport(endpoint, model)
 
     def _ask(self, query, timeout, metadata):
         options = self._options(timeout, metadata)

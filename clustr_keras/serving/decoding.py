@@ -1,6 +1,10 @@
 """Decodes encoded images inside the graph, one by one, so that a broken one leaves its neighbors alone."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
+
+from clustr_keras.types import Tensor
 
 # The signature, and the chunk that must come first: its length and its name.
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -9,7 +13,9 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _MAX_JPEG_SEGMENTS = 1000
 
 
-def decode_images(image_bytes, image_shape, max_pixels=2**24, resize=False):
+def decode_images(
+    image_bytes: Tensor, image_shape: Sequence[int], max_pixels: int = 2**24, resize: bool = False
+) -> Tensor:
     """Decodes a batch of PNG or JPEG files to floats in [0, 1].
 
     An entry that is neither PNG nor JPEG by its first bytes, that cannot be decoded, that declares more than

@@ -1,7 +1,9 @@
 """Where a client's requests go: which server, and which model there."""
 
 import ipaddress
+import os
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import urlsplit
 
 from clustr_keras.serving.tls import Tls
@@ -27,7 +29,12 @@ class Endpoint:
     tls: Tls | None
 
     @classmethod
-    def parse(cls, target, ca_certificate=None, client_certificate=None):
+    def parse(
+        cls,
+        target: str,
+        ca_certificate: str | os.PathLike[str] | None = None,
+        client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    ) -> Self:
         """The server that a target names.
 
         Args:
@@ -89,7 +96,7 @@ class ModelChoice:
     version: int | None = None
     label: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:
             raise ValueError(
                 f"version and label exclude each other; got version={self.version!r} and label={self.label!r}. "

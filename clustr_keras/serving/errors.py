@@ -1,5 +1,7 @@
 """The one error of serving, with its names in gRPC and in HTTP."""
 
+from typing import Self
+
 # Canonical codes; the position is the number that gRPC and TensorFlow use for it.
 CODES = (
     "OK",
@@ -76,7 +78,7 @@ class ServingError(Exception):
     ...     print(error.code, error.message)
     """
 
-    def __init__(self, code, message, http_status=None):
+    def __init__(self, code: str, message: str, http_status: int | None = None) -> None:
         """Long messages are cut: gRPC carries them in a header, and headers are limited to 8 KiB."""
         if code not in CODES:
             raise ValueError(f"code must be the name of a gRPC status; got {code!r}. Known: {', '.join(CODES)}.")
@@ -89,6 +91,6 @@ class ServingError(Exception):
         self.http_status = http_status or _HTTP_STATUS.get(code, 500)
 
     @classmethod
-    def from_http(cls, status, message):
+    def from_http(cls, status: int, message: str) -> Self:
         """The error that an HTTP answer with this status and text stands for."""
         return cls(_CODE_OF_HTTP_STATUS.get(status, "UNKNOWN"), message, http_status=status)

@@ -7,33 +7,37 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
 from clustr_keras.backend import require_tensorflow
+from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data.checks import check_images
 from clustr_keras.lipschitz import UnknownBoundError, condense
 from clustr_keras.serving.signatures import Signatures, example_inputs
 from clustr_keras.serving.uncertified import Uncertified
 from clustr_keras.serving.verification import verify_export
 from clustr_keras.serving.warmup import write_warmup
+from clustr_keras.types import ArrayLike
 
 MODEL_CARD = "assets.extra/model_card.json"
 
 
 def export_model(
-    model,
-    directory,
-    version=None,
-    method=None,
-    facts=None,
-    max_pixels=2**24,
+    model: ClustrClassifier,
+    directory: str | os.PathLike[str],
+    version: int | None = None,
+    method: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    max_pixels: int = 2**24,
     *,
-    resize=False,
-    certificate=True,
-    verify_on=None,
-):
+    resize: bool = False,
+    certificate: bool = True,
+    verify_on: ArrayLike | None = None,
+) -> pathlib.Path:
     """Exports a classifier to `directory/<version>/` for TensorFlow Serving.
 
     The SavedModel holds condensed float32 kernels and the signatures `serving_default`, `certify`, `certify_at`,
@@ -142,7 +146,7 @@ def _warmup_requests(signatures):
     return [(name, example_inputs(specs, image)) for name, _, specs in signatures.endpoints()]
 
 
-def versions(directory):
+def versions(directory: str | os.PathLike[str]) -> list[int]:
     """Version numbers of the folders in a model directory, ascending."""
     return sorted(int(entry.name) for entry in pathlib.Path(directory).iterdir() if entry.name.isdecimal())
 

@@ -1,10 +1,13 @@
 """Requests as TensorFlow Serving's messages, and answers read from them. Importing this imports TensorFlow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import grpc
 import numpy as np
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -14,8 +17,10 @@ from tensorflow_serving.apis import (
 )
 
 from clustr_keras.serving import splitting
+from clustr_keras.serving.endpoint import ModelChoice
 from clustr_keras.serving.model_description import signatures_from_json, versions_from_json
 from clustr_keras.serving.tensor_proto import array_from_proto, proto_from_array
+from clustr_keras.types import Floats
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class GrpcRequest:
     """
 
     method: str
-    message: object
-    read: Callable
+    message: Message
+    read: Callable[[Message], Any]
 
 
 class GrpcRequests:
@@ -40,15 +45,15 @@ class GrpcRequests:
         model: A `ModelChoice`.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: ModelChoice) -> None:
         self._model = model
 
     @staticmethod
-    def row_bytes(array):
+    def row_bytes(array: np.ndarray) -> Floats:
         """About how many bytes each row of an array takes in a request."""
         return splitting.row_bytes(array, number_bytes=array.itemsize, string_bytes=len)
 
-    def predict(self, signature, inputs):
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> GrpcRequest:
         """Run a signature: answers name to array, strings as object arrays of `bytes`."""
         message = self._for_model(predict_pb2.PredictRequest())
         message.model_spec.signature_name = signature
@@ -56,12 +61,12 @@ class GrpcRequests:
             message.inputs[name].CopyFrom(proto_from_array(array))
         return GrpcRequest("Predict", message, _outputs)
 
-    def signatures(self):
+    def signatures(self) -> GrpcRequest:
         """Ask for the signatures: answers name to `SignatureInfo`."""
         message = self._for_model(get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"]))
         return GrpcRequest("GetModelMetadata", message, _signatures)
 
-    def versions(self):
+    def versions(self) -> GrpcRequest:
         """Ask for the state of the versions: answers a list of `VersionStatus`."""
         message = self._for_model(get_model_status_pb2.GetModelStatusRequest())
         return GrpcRequest("GetModelStatus", message, lambda response: versions_from_json(_json(response)))
@@ -76,7 +81,7 @@ class GrpcRequests:
         return message
 
 
-def remote_methods(channel):
+def remote_methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[..., Any]]:
     """The methods that the requests name.
 
     Args:

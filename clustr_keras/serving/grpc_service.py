@@ -4,14 +4,21 @@ import logging
 
 import grpc
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.model_info import model_status, signature_def_map
+from clustr_keras.serving.model_store import ModelStore
+from clustr_keras.serving.predictor import Predictor
 from clustr_keras.serving.tensor_proto import array_from_proto, declared_bytes, proto_from_array
 
 _log = logging.getLogger(__name__)
@@ -20,7 +27,7 @@ _log = logging.getLogger(__name__)
 _ON_THE_WAY = 0.02
 
 
-def build_grpc_server(predictor):
+def build_grpc_server(predictor: Predictor) -> grpc.aio.Server:
     """A `grpc.aio` server for the models of a `Predictor`, without a port yet."""
     server = grpc.aio.server(
         options=[
@@ -44,27 +51,35 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         predictor: A `Predictor`.
     """
 
-    def __init__(self, predictor):
+    def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self._store = predictor.store
 
-    async def Predict(self, request, context):  # noqa: N802
+    async def Predict(  # noqa: N802
+        self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
+    ) -> predict_pb2.PredictResponse:
         """Run one signature of one version."""
         return await _answer(self._predict, request, context)
 
-    async def GetModelMetadata(self, request, context):  # noqa: N802
+    async def GetModelMetadata(  # noqa: N802
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """The signatures of one version."""
         return await _answer(self._get_model_metadata, request, context)
 
-    async def Classify(self, request, context):  # noqa: N802
+    async def Classify(  # noqa: N802
+        self, request: classification_pb2.ClassificationRequest, context: grpc.aio.ServicerContext
+    ) -> None:
         """INVALID_ARGUMENT: signatures here take tensors, not tf.Examples."""
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no signature is for Classify; use Predict.")
 
-    async def Regress(self, request, context):  # noqa: N802
+    async def Regress(self, request: regression_pb2.RegressionRequest, context: grpc.aio.ServicerContext) -> None:  # noqa: N802
         """INVALID_ARGUMENT: signatures here take tensors, not tf.Examples."""
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no signature is for Regress; use Predict.")
 
-    async def MultiInference(self, request, context):  # noqa: N802
+    async def MultiInference(  # noqa: N802
+        self, request: inference_pb2.MultiInferenceRequest, context: grpc.aio.ServicerContext
+    ) -> None:
         """UNIMPLEMENTED."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "MultiInference is not implemented; use Predict.")
 
@@ -108,14 +123,18 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         store: A `ModelStore`.
     """
 
-    def __init__(self, store):
+    def __init__(self, store: ModelStore) -> None:
         self._store = store
 
-    async def GetModelStatus(self, request, context):  # noqa: N802
+    async def GetModelStatus(  # noqa: N802
+        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
+    ) -> get_model_status_pb2.GetModelStatusResponse:
         """The state of each version, newest first."""
         return await _answer(self._get_model_status, request, context)
 
-    async def HandleReloadConfigRequest(self, request, context):  # noqa: N802
+    async def HandleReloadConfigRequest(  # noqa: N802
+        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.aio.ServicerContext
+    ) -> None:
         """UNIMPLEMENTED."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the configuration cannot be changed while serving.")
 

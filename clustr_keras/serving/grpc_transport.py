@@ -2,10 +2,18 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from clustr_keras.serving.endpoint import Endpoint, ModelChoice
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.retries import Deadline
+
+if TYPE_CHECKING:
+    from clustr_keras.serving.grpc_requests import GrpcRequest, GrpcRequests
 
 
 class GrpcTransport:
@@ -16,12 +24,12 @@ class GrpcTransport:
         model: A `ModelChoice`.
     """
 
-    def __init__(self, endpoint, model):
+    def __init__(self, endpoint: Endpoint, model: ModelChoice) -> None:
         self._model = model
         self._channel = open_channel(grpc, endpoint)  # it connects with the first request
 
     @functools.cached_property
-    def requests(self):
+    def requests(self) -> "GrpcRequests":
         """Makes the requests that `send` takes."""
         from clustr_keras.serving.grpc_requests import GrpcRequests
 
@@ -33,7 +41,7 @@ class GrpcTransport:
 
         return remote_methods(self._channel)
 
-    def send(self, request, deadline, metadata):
+    def send(self, request: "GrpcRequest", deadline: Deadline, metadata: dict[str, str]) -> Any:
         """Send once, and wait.
 
         Args:
@@ -52,12 +60,12 @@ class GrpcTransport:
             response = method(request.message, timeout=deadline.remaining(), metadata=tuple(metadata.items()))
         return request.read(response)
 
-    def close(self):
+    def close(self) -> None:
         """Close the channel."""
         self._channel.close()
 
 
-def open_channel(api, endpoint):
+def open_channel(api: ModuleType, endpoint: Endpoint) -> grpc.Channel | grpc.aio.Channel:
     """A channel to a server, not connected yet.
 
     Args:
@@ -82,7 +90,7 @@ def open_channel(api, endpoint):
 
 
 @contextlib.contextmanager
-def grpc_errors():
+def grpc_errors() -> Iterator[None]:
     """Turns the errors of a call into `ServingError`."""
     try:
         yield

@@ -5,6 +5,8 @@ NumPy and orjson only: server and REST client share it, and the client loads wit
 
 import contextlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import orjson
@@ -13,7 +15,7 @@ import orjson
 _DTYPES = ("bool", "float32", "float64", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
 
 
-def dumps(document):
+def dumps(document: Mapping[str, Any]) -> bytes:
     """JSON of nested dicts, in which arrays of numbers stand for nested lists.
 
     Floats get decimals that give the same float back. NaN and infinities are written as TensorFlow Serving reads them:
@@ -31,7 +33,7 @@ def dumps(document):
     return json.dumps(document, separators=(",", ":"), default=np.ndarray.tolist).encode()
 
 
-def loads(text):
+def loads(text: bytes) -> Any:
     """The value of JSON text, which may hold `NaN`, `Infinity` and `-Infinity`.
 
     Args:

@@ -7,6 +7,8 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from clustr_keras.serving.async_client import AsyncClient
 from clustr_keras.serving.endpoint import Endpoint
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.queries import as_images
+from clustr_keras.types import ArrayLike, Floats
 
 # No run is longer than this, whatever was asked for.
 _MOST_REQUESTS = 10_000_000
@@ -48,9 +51,9 @@ class LoadTestResult:
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
-    errors: dict
+    errors: dict[str, int]
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """All of it in types that JSON knows."""
         return dataclasses.asdict(self)
 
@@ -73,20 +76,20 @@ class LoadTestResult:
 
 
 def run_load_test(
-    target,
-    images,
+    target: str,
+    images: ArrayLike,
     *,
-    model="clustr",
-    signature="serving_default",
-    batch_size=1,
-    concurrency=8,
-    requests=1000,
-    seconds=10.0,
-    warmup=2,
-    timeout=10.0,
-    allow_remote=False,
-    **client_options,
-):
+    model: str = "clustr",
+    signature: str = "serving_default",
+    batch_size: int = 1,
+    concurrency: int = 8,
+    requests: int = 1000,
+    seconds: float = 10.0,
+    warmup: int = 2,
+    timeout: float = 10.0,
+    allow_remote: bool = False,
+    **client_options: Any,
+) -> LoadTestResult:
     """Asks a server as fast as it answers, for a limited time.
 
     Each of `concurrency` callers sends a request, waits for its answer and sends the next. Nothing is sent twice: an
@@ -170,14 +173,16 @@ class _Load:
         errors: Code to count.
     """
 
-    def __init__(self, images, signature, batch_size):
-        self.latencies = []
-        self.errors = collections.Counter()
+    def __init__(self, images: Floats, signature: str, batch_size: int) -> None:
+        self.latencies: list[float] = []
+        self.errors: collections.Counter[str] = collections.Counter()
         self._images = images
         self._signature = signature
         self._rows = np.arange(batch_size)
 
-    async def run(self, make_client, concurrency, requests, seconds, warmup):
+    async def run(
+        self, make_client: Callable[[], AsyncClient], concurrency: int, requests: int, seconds: float, warmup: int
+    ) -> float:
         """All of it; returns the seconds that the counted part took."""
         async with contextlib.AsyncExitStack() as stack:
             # A client each, as callers elsewhere would have: one pool of connections shared by all would be in the way.

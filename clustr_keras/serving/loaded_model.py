@@ -1,6 +1,9 @@
 """One version of a model in memory: its signatures, and how to run them."""
 
+import pathlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,10 +12,10 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from clustr_keras.serving.errors import CODES, ServingError
+from clustr_keras.serving.model_description import DEFAULT_SIGNATURE
 from clustr_keras.serving.tensor_json import numpy_dtype
 from clustr_keras.serving.tensor_proto import array_from_proto
 
-DEFAULT_SIGNATURE = "serving_default"
 _TAGS = ["serve"]
 
 
@@ -28,11 +31,11 @@ class Call:
     """
 
     signature_name: str
-    inputs: dict
-    wanted: list
+    inputs: dict[str, np.ndarray]
+    wanted: list[str]
     rows: int | None
 
-    def only_wanted(self, outputs):
+    def only_wanted(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Those of all outputs that are to be sent."""
         return {name: outputs[name] for name in self.wanted}
 
@@ -53,14 +56,14 @@ class LoadedModel:
     array([7, 2, 1])
     """
 
-    def __init__(self, path, version):
+    def __init__(self, path: pathlib.Path, version: int) -> None:
         """Load; for a large model that takes seconds."""
         self.version = version
         self.signature_defs = _read_signature_defs(path)
         self._batchable = {name for name, definition in self.signature_defs.items() if _is_batchable(definition)}
         self._model = tf.saved_model.load(str(path), tags=_TAGS)
 
-    def signature_name(self, name=""):
+    def signature_name(self, name: str = "") -> str:
         """The name of a signature that exists: `name`, or `serving_default` where it is empty.
 
         Raises:
@@ -72,7 +75,7 @@ class LoadedModel:
             raise ServingError("FAILED_PRECONDITION", f'signature "{name}" not found; this model has {known}.')
         return name
 
-    def json_dtypes(self, signature_name):
+    def json_dtypes(self, signature_name: str) -> dict[str, np.dtype[Any]]:
         """Inputs of a signature, name to NumPy dtype, as JSON has to be read for it.
 
         Raises:
@@ -84,7 +87,9 @@ class LoadedModel:
             for name in sorted(definition.inputs)
         }
 
-    def run(self, signature_name, inputs, output_filter=()):
+    def run(
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Iterable[str] = ()
+    ) -> dict[str, np.ndarray]:
         """Run one signature.
 
         Args:
@@ -101,7 +106,7 @@ class LoadedModel:
         call = self.prepare(signature_name, inputs, output_filter)
         return call.only_wanted(self.execute(call.signature_name, call.inputs))
 
-    def prepare(self, signature_name, inputs, output_filter=()):
+    def prepare(self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Iterable[str] = ()) -> Call:
         """Check a request against its signature, before it waits for a thread or joins others in a batch.
 
         Args:
@@ -116,14 +121,15 @@ class LoadedModel:
         """
         signature_name = self.signature_name(signature_name)
         definition = self.signature_defs[signature_name]
-        given = {name: array_from_proto(default, name) for name, default in definition.defaults.items()} | inputs
+        defaults = {name: array_from_proto(default, name) for name, default in definition.defaults.items()}
+        given = {**defaults, **inputs}
         _check_names(definition, given)
         wanted = _wanted_outputs(definition, output_filter)
         for name, array in given.items():
             _check_array(name, array, definition.inputs[name])
         return Call(signature_name, given, wanted, _rows(given) if signature_name in self._batchable else None)
 
-    def execute(self, signature_name, inputs):
+    def execute(self, signature_name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a signature on inputs that were checked.
 
         Args:

@@ -5,8 +5,12 @@ its default.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from clustr_keras.serving.errors import CODES, ServingError
+
+# What runs where a request names no signature.
+DEFAULT_SIGNATURE = "serving_default"
 
 # ModelServer lists what initializes a SavedModel among the signatures; it cannot be called.
 _NO_SIGNATURE = "__saved_model_init_op"
@@ -22,7 +26,7 @@ class TensorInfo:
     """
 
     dtype: str
-    shape: tuple | None
+    shape: tuple[int | None, ...] | None
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class SignatureInfo:
         inputs, outputs: Name to `TensorInfo`.
     """
 
-    inputs: dict
-    outputs: dict
+    inputs: dict[str, TensorInfo]
+    outputs: dict[str, TensorInfo]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class VersionStatus:
     error_message: str
 
 
-def signatures_from_json(document):
+def signatures_from_json(document: Any) -> dict[str, SignatureInfo]:
     """All signatures of a model.
 
     Args:
@@ -77,7 +81,7 @@ def signatures_from_json(document):
         raise ServingError("UNKNOWN", f"the server's answer is not a model's metadata: {error!r}") from error
 
 
-def versions_from_json(document):
+def versions_from_json(document: Any) -> list[VersionStatus]:
     """The state of each version of a model.
 
     Args:

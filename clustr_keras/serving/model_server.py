@@ -1,12 +1,16 @@
 """Runs TensorFlow's own server, the binary `tensorflow_model_server`, in place of `LocalServer`."""
 
+import contextlib
 import json
+import os
 import pathlib
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable, Mapping
+from typing import Self
 
 from clustr_keras.serving.batching import BatchingParameters
 from clustr_keras.serving.monitoring import METRICS_PATH
@@ -36,16 +40,16 @@ class ModelServer:
 
     def __init__(
         self,
-        model_dir,
-        name="clustr",
-        grpc_port=0,
-        rest_port=0,
+        model_dir: str | os.PathLike[str],
+        name: str = "clustr",
+        grpc_port: int = 0,
+        rest_port: int = 0,
         *,
-        labels=None,
-        batching=None,
-        poll_seconds=1.0,
-        binary="tensorflow_model_server",
-    ):
+        labels: Mapping[str, int] | None = None,
+        batching: BatchingParameters | None = None,
+        poll_seconds: float = 1.0,
+        binary: str | os.PathLike[str] = "tensorflow_model_server",
+    ) -> None:
         found = shutil.which(binary)
         if found is None:
             raise FileNotFoundError(f"{binary} is not on the PATH. Install it, or leave --engine out.")
@@ -60,16 +64,16 @@ class ModelServer:
         self.poll_seconds = poll_seconds
 
     @property
-    def grpc_target(self):
+    def grpc_target(self) -> str:
         """`host:port` for gRPC clients on this machine."""
         return f"127.0.0.1:{self.grpc_port}"
 
     @property
-    def rest_url(self):
+    def rest_url(self) -> str:
         """`http://host:port` for REST clients on this machine."""
         return f"http://127.0.0.1:{self.rest_port}"
 
-    def command(self, config_dir):
+    def command(self, config_dir: str | os.PathLike[str]) -> list[str]:
         """Writes ModelServer's configuration into a folder, and returns its command line, a list of strings."""
         files = {}
         for flag, text in (
@@ -89,7 +93,7 @@ class ModelServer:
         }
         return [str(self.binary), *(f"--{flag}={value}" for flag, value in flags.items())]
 
-    def run(self, on_ready=None):
+    def run(self, on_ready: Callable[[Self], object] | None = None) -> None:
         """Run it until it ends; SIGTERM and SIGINT are passed on to it.
 
         Args:
@@ -99,7 +103,8 @@ class ModelServer:
             RuntimeError: If it fails.
         """
         with tempfile.TemporaryDirectory(prefix="clustr-model-server-") as config_dir:
-            stopped_by, processes = [], []
+            stopped_by: list[int] = []
+            processes: list[subprocess.Popen[bytes]] = []
 
             def pass_on(number, _):
                 stopped_by.append(number)
@@ -152,8 +157,9 @@ class ModelServer:
 
 def _free_ports(*ports):
     """The ports, with a free one in place of each 0; all held at once, so that no two agree."""
-    sockets = [socket.create_server(("", port)) if port == 0 else None for port in ports]
-    chosen = [port or listener.getsockname()[1] for port, listener in zip(ports, sockets, strict=True)]
-    for listener in filter(None, sockets):
-        listener.close()
-    return chosen
+    with contextlib.ExitStack() as held:
+
+        def free_port():
+            return held.enter_context(socket.create_server(("", 0))).getsockname()[1]
+
+        return [port or free_port() for port in ports]

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from clustr_keras.serving.errors import ServingError
@@ -21,10 +23,10 @@ class Version:
     """
 
     number: int
-    stamp: tuple
+    stamp: tuple[object, ...]
     model: LoadedModel | None = None
     error: str = ""
-    changing_to: tuple | None = None
+    changing_to: tuple[object, ...] | None = None
 
 
 class ModelStore:
@@ -40,15 +42,15 @@ class ModelStore:
         labels: Label to version number: other names for versions, `{"stable": 1, "canary": 2}` for example.
     """
 
-    def __init__(self, model_dir, name, labels=None):
+    def __init__(self, model_dir: str | os.PathLike[str], name: str, labels: Mapping[str, int] | None = None) -> None:
         """Nothing is read before `load`."""
         self.model_dir = Path(model_dir)
         self.name = name
         self.labels = dict(labels or {})
-        self._versions = {}  # replaced as a whole, never changed: readers need no lock
+        self._versions: dict[int, Version] = {}  # replaced as a whole, never changed: readers need no lock
         self._loading = threading.Lock()
 
-    def load(self):
+    def load(self) -> None:
         """Load what is there.
 
         Raises:
@@ -72,7 +74,7 @@ class ModelStore:
             reasons = "; ".join(f"{number}: {version.error}" for number, version in self._versions.items())
             raise ValueError(f"no version in {self.model_dir} could be loaded. {reasons}. Export the model again.")
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Load versions that are new, and drop those that are gone.
 
         One that was written over is loaded again when it has not changed between two looks; until then, and if it does
@@ -82,7 +84,7 @@ class ModelStore:
             folders = _version_folders(self.model_dir)
             self._versions = {number: self._current(number, folders[number]) for number in sorted(folders)}
 
-    def find(self, name, version=None, label=None):
+    def find(self, name: str, version: int | None = None, label: str | None = None) -> LoadedModel:
         """The model that a request means.
 
         Args:
@@ -105,7 +107,7 @@ class ModelStore:
             raise ServingError("NOT_FOUND", f'model "{name}" does not have {wanted}; available: {sorted(models)}.')
         return models[version]
 
-    def versions(self, name, version=None, label=None):
+    def versions(self, name: str, version: int | None = None, label: str | None = None) -> list[Version]:
         """Every `Version`, or the one asked for, newest first; those that failed to load too.
 
         Raises:

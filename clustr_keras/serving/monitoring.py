@@ -6,9 +6,10 @@ import contextlib
 import itertools
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import HistogramMetricFamily, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
@@ -29,10 +30,10 @@ class Metrics(Collector):
         model_name: The name of the served model.
     """
 
-    def __init__(self, model_name):
+    def __init__(self, model_name: str) -> None:
         self.model_name = model_name
         self._lock = threading.Lock()
-        self._requests = Counter()
+        self._requests: Counter[tuple[str, str]] = Counter()
         self._request_latency = _Histogram(10, 1.8, 33)
         self._runtime_latency = _Histogram(10, 1.8, 33)
         self._queuing_latency = _Histogram(100, 1.2, 52)
@@ -40,7 +41,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     @contextlib.contextmanager
-    def request(self, model_name, api, entrypoint):
+    def request(self, model_name: str, api: str, entrypoint: str) -> Iterator[None]:
         """Counts a request by how the block ends, and its time if it succeeds.
 
         Args:
@@ -68,17 +69,17 @@ class Metrics(Collector):
                 if status == "OK":
                     self._request_latency.add((name, api, entrypoint), time.monotonic() - start)
 
-    def queued(self, seconds):
+    def queued(self, seconds: float) -> None:
         """Records how long a request waited for a thread."""
         with self._lock:
             self._queuing_latency.add(("clustr-batch",), seconds)
 
-    def ran(self, seconds):
+    def ran(self, seconds: float) -> None:
         """Records how long a batch ran."""
         with self._lock:
             self._runtime_latency.add((self.model_name, "Predict", "TF1"), seconds)
 
-    def collect(self):
+    def collect(self) -> list[Metric]:
         """The metrics, as `prometheus_client` wants them."""
         requests = UnknownMetricFamily(f"{_PREFIX}request_count", "Requests.", labels=("model_name", "status"))
         request_latency = HistogramMetricFamily(
@@ -98,7 +99,7 @@ class Metrics(Collector):
             self._queuing_latency.show(queuing_latency)
         return [requests, request_latency, runtime_latency, queuing_latency]
 
-    def page(self):
+    def page(self) -> bytes:
         """The page that Prometheus fetches, `bytes`."""
         return generate_latest(self._registry)
 
@@ -106,17 +107,18 @@ class Metrics(Collector):
 class _Histogram:
     """Counts and sums of microseconds in buckets that grow by a factor, for each combination of labels."""
 
-    def __init__(self, first, factor, count):
+    def __init__(self, first: float, factor: float, count: int) -> None:
         self._limits = [first * factor**i for i in range(count)]
-        self._counts, self._sums = {}, Counter()
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
 
-    def add(self, labels, seconds):
+    def add(self, labels: tuple[str, ...], seconds: float) -> None:
         micros = 1e6 * seconds
         counts = self._counts.setdefault(labels, [0] * (len(self._limits) + 1))
         counts[bisect.bisect_left(self._limits, micros)] += 1
         self._sums[labels] += micros
 
-    def show(self, family):
+    def show(self, family: HistogramMetricFamily) -> None:
         names = [f"{limit:g}" for limit in self._limits] + ["+Inf"]
         for labels, counts in self._counts.items():
             buckets = list(zip(names, itertools.accumulate(counts), strict=True))

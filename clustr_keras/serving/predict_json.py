@@ -5,7 +5,11 @@ Row format (`instances` and `predictions`) lists examples, column format (`input
 
 import json
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from clustr_keras.serving import json_codec
 from clustr_keras.serving.errors import ServingError
@@ -18,10 +22,10 @@ class PredictBody:
 
     signature_name: str
     is_row_format: bool
-    value: object
+    value: Any
 
 
-def parse_predict(body):
+def parse_predict(body: bytes) -> PredictBody:
     """Parse the body of a `:predict` request.
 
     Args:
@@ -50,7 +54,7 @@ def parse_predict(body):
     return PredictBody(signature_name, formats == ["instances"], document[formats[0]])
 
 
-def read_inputs(body, dtypes):
+def read_inputs(body: PredictBody, dtypes: Mapping[str, np.dtype[Any]]) -> dict[str, np.ndarray]:
     """Arrays of a request.
 
     Args:
@@ -67,7 +71,7 @@ def read_inputs(body, dtypes):
     return {name: array_from_json(columns[name], dtype, name) for name, dtype in dtypes.items()}
 
 
-def write_outputs(outputs, is_row_format):
+def write_outputs(outputs: Mapping[str, np.ndarray], is_row_format: bool) -> bytes:
     """Body of the answer, in the format of the request.
 
     The name of a single output is left out.

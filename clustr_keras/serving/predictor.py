@@ -2,12 +2,18 @@
 
 import asyncio
 import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-from clustr_keras.serving.batching import Batcher
+from clustr_keras.serving.batching import Batcher, BatchingParameters
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.serving.loaded_model import LoadedModel
 from clustr_keras.serving.model_store import ModelStore
 from clustr_keras.serving.monitoring import Metrics
+
+Answer = TypeVar("Answer")
 
 # Messages are read and written here: the event loop only moves bytes.
 _CODEC_THREADS = 2
@@ -29,7 +35,15 @@ class Predictor:
         bytes_under_way: Integer, at present.
     """
 
-    def __init__(self, model_dir, name, labels, batching, max_request_bytes, max_bytes_under_way):
+    def __init__(
+        self,
+        model_dir: str | os.PathLike[str],
+        name: str,
+        labels: Mapping[str, int] | None,
+        batching: BatchingParameters,
+        max_request_bytes: int,
+        max_bytes_under_way: int,
+    ) -> None:
         self.store = ModelStore(model_dir, name, labels)
         self.metrics = Metrics(name)
         self.max_request_bytes = max_request_bytes
@@ -38,7 +52,7 @@ class Predictor:
         self.bytes_under_way = 0
 
     @contextlib.contextmanager
-    def threads(self):
+    def threads(self) -> Iterator[None]:
         """Holds the threads that `predict` needs; waits for them at the end."""
         with (
             ThreadPoolExecutor(_CODEC_THREADS, "clustr-codec") as self._codec,
@@ -47,7 +61,7 @@ class Predictor:
             yield
 
     @contextlib.contextmanager
-    def room(self):
+    def room(self) -> "Iterator[Room]":
         """Holds memory for one request: yields a `Room`, which is given back at the end."""
         room = Room(self)
         try:
@@ -55,7 +69,14 @@ class Predictor:
         finally:
             self.bytes_under_way -= room.held
 
-    async def predict(self, choice, labels, read, write, timeout):
+    async def predict(
+        self,
+        choice: tuple[str, int | None, str | None],
+        labels: tuple[str, str],
+        read: Callable[[LoadedModel], Sequence[Any]],
+        write: Callable[..., Answer],
+        timeout: float | None,
+    ) -> Answer:
         """Answer one request.
 
         Args:
@@ -90,11 +111,11 @@ class Room:
         size: Bytes of the request so far.
     """
 
-    def __init__(self, predictor):
+    def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self.held = self.size = 0
 
-    def take(self, size, cost=1):
+    def take(self, size: int, cost: int = 1) -> None:
         """Takes room for a number of bytes that have come.
 
         Args:
@@ -113,7 +134,7 @@ class Room:
         self.held += size * cost
         self._predictor.bytes_under_way += size * cost
 
-    def check(self, size):
+    def check(self, size: int) -> None:
         """Refuses a request of a size in bytes.
 
         Raises:

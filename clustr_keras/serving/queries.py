@@ -1,11 +1,21 @@
 """What can be asked of the serving contract: arguments checked, inputs made of them, the answer's type."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from clustr_keras.serving.results import Certification, Embedding, Prediction, RadiusCheck, from_outputs, with_text
+from clustr_keras.serving.results import (
+    Certification,
+    Embedding,
+    Prediction,
+    RadiusCheck,
+    Result,
+    from_outputs,
+    with_text,
+)
 from clustr_keras.serving.splitting import join
+from clustr_keras.types import ArrayLike, Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,38 +30,38 @@ class Query:
     """
 
     signature: str
-    inputs: dict
-    result_type: type | None = None
+    inputs: dict[str, np.ndarray]
+    result_type: type[Result] | None = None
 
     @property
-    def is_batch(self):
+    def is_batch(self) -> bool:
         """Whether the inputs may be split along the first axis."""
         return self.result_type is not None
 
-    def result(self, answers):
+    def result(self, answers: Sequence[Mapping[str, np.ndarray]]) -> Result | dict[str, np.ndarray]:
         """The result, of the outputs for each part of the batch."""
-        if not self.is_batch:
+        if self.result_type is None:
             return with_text(answers[0])
         rows = len(next(iter(self.inputs.values())))
         return from_outputs(self.result_type, with_text(join(answers, rows)))
 
 
-def predict(images, signature):
+def predict(images: ArrayLike, signature: str) -> Query:
     """Query for a `Prediction`."""
     return Query(signature, {"images": as_images(images)}, Prediction)
 
 
-def certify(images):
+def certify(images: ArrayLike) -> Query:
     """Query for a `Certification`."""
     return Query("certify", {"images": as_images(images)}, Certification)
 
 
-def certify_encoded(files):
+def certify_encoded(files: Iterable[bytes]) -> Query:
     """Query for a `Certification` of images that are still encoded."""
     return Query("certify_encoded", {"image_bytes": _files(files)}, Certification)
 
 
-def certify_at(images, radius):
+def certify_at(images: ArrayLike, radius: ArrayLike) -> Query:
     """Query for a `RadiusCheck`."""
     images = as_images(images)
     radius = np.asarray(radius, dtype=np.float32)
@@ -61,17 +71,17 @@ def certify_at(images, radius):
     return Query("certify_at", {"images": images, "radius": radius}, RadiusCheck)
 
 
-def embed(images):
+def embed(images: ArrayLike) -> Query:
     """Query for an `Embedding`."""
     return Query("embed", {"images": as_images(images)}, Embedding)
 
 
-def call(signature, inputs):
+def call(signature: str, inputs: Mapping[str, ArrayLike]) -> Query:
     """Query for the outputs of any signature."""
     return Query(signature, {name: _array(value) for name, value in inputs.items()})
 
 
-def as_images(images):
+def as_images(images: ArrayLike) -> Floats:
     """Images as signatures take them.
 
     Args:

@@ -16,6 +16,7 @@ from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.model_info import model_status, signature_def_map
 from clustr_keras.serving.monitoring import METRICS_PATH
 from clustr_keras.serving.predict_json import parse_predict, read_inputs, write_outputs
+from clustr_keras.serving.predictor import Predictor
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _POST = {":predict", ":classify", ":regress"}
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]  # so that all get the same kind of error
 
 
-def build_rest_app(predictor, timeout):
+def build_rest_app(predictor: Predictor, timeout: float) -> Starlette:
     """The REST interface of the models of a `Predictor`.
 
     A body that is too large is answered with 413, and never held in memory.

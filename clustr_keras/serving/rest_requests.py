@@ -2,22 +2,23 @@
 
 import base64
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
+import httpx
 import numpy as np
 
 from clustr_keras.serving import json_codec, splitting
+from clustr_keras.serving.endpoint import Endpoint, ModelChoice
 from clustr_keras.serving.errors import ServingError
-from clustr_keras.serving.model_description import signatures_from_json, versions_from_json
+from clustr_keras.serving.model_description import DEFAULT_SIGNATURE, signatures_from_json, versions_from_json
 from clustr_keras.serving.tensor_json import array_from_json, numpy_dtype
+from clustr_keras.types import Floats
 
 # A number with its comma: the shortest decimal of a float32, and of a double.
 _BYTES_PER_FLOAT32, _BYTES_PER_NUMBER = 12, 21
-
-# What runs where a request names no signature.
-_DEFAULT_SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,16 @@ class RestRequest:
         method: HTTP method.
         url: Where to.
         body: `bytes`, JSON; None for a GET.
-        signature: Name of the signature that it runs; None for another request.
-        read: Function that makes the result of the JSON of another request's answer.
+        signature: Name of the signature that a `:predict` runs; empty for the default one.
+        read: Function that makes the result of the JSON of its answer; None for a `:predict`, for which the signature's
+            outputs say how.
     """
 
     method: str
     url: str
     body: bytes | None = None
-    signature: str | None = None
-    read: Callable | None = None
+    signature: str = ""
+    read: Callable[[Any], Any] | None = None
 
 
 class RestRequests:
@@ -47,7 +49,7 @@ class RestRequests:
         model: A `ModelChoice`.
     """
 
-    def __init__(self, endpoint, model):
+    def __init__(self, endpoint: Endpoint, model: ModelChoice) -> None:
         choice = ""
         if model.version is not None:
             choice = f"/versions/{model.version}"
@@ -55,29 +57,29 @@ class RestRequests:
             choice = f"/labels/{quote(model.label, safe='')}"
         self._url = f"{endpoint.address}/v1/models/{quote(model.name, safe='')}{choice}"
         # JSON does not say which dtypes an answer has; the model's metadata does, and is asked once for each signature.
-        self._dtypes = {}
+        self._dtypes: dict[str, dict[str, np.dtype[Any]]] = {}
 
     @staticmethod
-    def row_bytes(array):
+    def row_bytes(array: np.ndarray) -> Floats:
         """About how many bytes each row of an array takes in a request."""
         number_bytes = _BYTES_PER_FLOAT32 if array.dtype == np.float32 else _BYTES_PER_NUMBER
         return splitting.row_bytes(array, number_bytes, lambda value: len(value) * 4 // 3 + len('{"b64":""},'))
 
-    def predict(self, signature, inputs):
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> RestRequest:
         """Run a signature: answers name to array, strings as object arrays of `bytes`."""
         body = {"signature_name": signature, "inputs": {name: _value(array) for name, array in inputs.items()}}
         encoded = json_codec.dumps(body)
         return RestRequest("POST", f"{self._url}:predict", encoded, signature=signature)
 
-    def signatures(self):
+    def signatures(self) -> RestRequest:
         """Ask for the signatures: answers name to `SignatureInfo`."""
         return RestRequest("GET", f"{self._url}/metadata", read=signatures_from_json)
 
-    def versions(self):
+    def versions(self) -> RestRequest:
         """Ask for the state of the versions: answers a list of `VersionStatus`."""
         return RestRequest("GET", self._url, read=versions_from_json)
 
-    def exchange(self, request):
+    def exchange(self, request: RestRequest) -> Generator[RestRequest, Any, Any]:
         """All that is to be sent for one request.
 
         Args:
@@ -92,7 +94,7 @@ class RestRequests:
         Raises:
             ServingError: UNKNOWN, if an answer is not of the form that was expected.
         """
-        if request.signature is None:
+        if request.read is not None:
             return request.read((yield request))
         dtypes = self._dtypes.get(request.signature)
         if not dtypes:  # first, so that no answer is lost for want of it
@@ -103,15 +105,13 @@ class RestRequests:
         return _read_outputs(request, answer, dtypes)
 
     def _learn_dtypes(self, signature, answer):
-        signatures = signatures_from_json(answer)
-        outputs = {}  # an unknown signature is the server's to refuse
-        if (signature or _DEFAULT_SIGNATURE) in signatures:
-            outputs = signatures[signature or _DEFAULT_SIGNATURE].outputs
+        known = signatures_from_json(answer).get(signature or DEFAULT_SIGNATURE)
+        outputs = {} if known is None else known.outputs  # an unknown signature is the server's to refuse
         self._dtypes[signature] = {name: numpy_dtype(info.dtype) for name, info in outputs.items()}
         return self._dtypes[signature]
 
 
-def read_json(request, response):
+def read_json(request: RestRequest, response: httpx.Response) -> dict[str, Any]:
     """The JSON object of an answer.
 
     Args:

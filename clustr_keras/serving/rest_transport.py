@@ -2,11 +2,15 @@
 
 import contextlib
 import ssl
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 
+from clustr_keras.serving.endpoint import Endpoint, ModelChoice
 from clustr_keras.serving.errors import ServingError
-from clustr_keras.serving.rest_requests import RestRequests, read_json
+from clustr_keras.serving.rest_requests import RestRequest, RestRequests, read_json
+from clustr_keras.serving.retries import Deadline
 
 
 class RestTransport:
@@ -20,11 +24,11 @@ class RestTransport:
         requests: Makes the requests that `send` takes.
     """
 
-    def __init__(self, endpoint, model):
+    def __init__(self, endpoint: Endpoint, model: ModelChoice) -> None:
         self.requests = RestRequests(endpoint, model)
         self._http = httpx.Client(**http_options(endpoint))
 
-    def send(self, request, deadline, metadata):
+    def send(self, request: RestRequest, deadline: Deadline, metadata: dict[str, str]) -> Any:
         """Send once, and wait.
 
         Args:
@@ -39,7 +43,8 @@ class RestTransport:
             ServingError: With the code of the server's HTTP status, or UNAVAILABLE or DEADLINE_EXCEEDED if it did not
                 answer.
         """
-        exchange, answer = self.requests.exchange(request), None
+        exchange = self.requests.exchange(request)
+        answer: dict[str, Any] | None = None
         while True:
             try:
                 step = exchange.send(answer)
@@ -47,7 +52,7 @@ class RestTransport:
                 return end.value
             answer = self._fetch(step, deadline, metadata)
 
-    def close(self):
+    def close(self) -> None:
         """Close all connections."""
         self._http.close()
 
@@ -57,7 +62,7 @@ class RestTransport:
         return read_json(request, response)
 
 
-def http_options(endpoint):
+def http_options(endpoint: Endpoint) -> dict[str, Any]:
     """Arguments of `httpx.Client` and `httpx.AsyncClient` for a server."""
     # Without TLS a context that trusts nobody: httpx would load the public authorities, and take milliseconds for it.
     context = endpoint.tls.ssl_context if endpoint.tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -69,7 +74,9 @@ def http_options(endpoint):
     }
 
 
-def build(http, request, deadline, metadata):
+def build(
+    http: httpx.Client | httpx.AsyncClient, request: RestRequest, deadline: Deadline, metadata: dict[str, str]
+) -> httpx.Request:
     """The `httpx.Request` of a `RestRequest`."""
     headers = metadata if request.body is None else metadata | {"content-type": "application/json"}
     return http.build_request(
@@ -78,7 +85,7 @@ def build(http, request, deadline, metadata):
 
 
 @contextlib.contextmanager
-def http_errors(request, deadline):
+def http_errors(request: RestRequest, deadline: Deadline) -> Iterator[None]:
     """Turns the errors of a request into `ServingError`."""
     try:
         yield

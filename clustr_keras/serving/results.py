@@ -1,10 +1,13 @@
 """What a client returns: the outputs of the serving contract, by name and type."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.types import Bools, Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +23,11 @@ class Prediction:
         is_valid: bool `[B]`: whether the example is finite and within [0, 1].
     """
 
-    class_ids: np.ndarray
+    class_ids: Ints
     class_names: np.ndarray
-    probabilities: np.ndarray
-    certified_radius: np.ndarray | None
-    is_valid: np.ndarray
+    probabilities: Floats
+    certified_radius: Floats | None
+    is_valid: Bools
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +41,10 @@ class Certification(Prediction):
         lipschitz_bound: float32 `[B]`, the same for all.
     """
 
-    logits: np.ndarray
-    runner_up_class_ids: np.ndarray
-    nearest_cluster: np.ndarray
-    lipschitz_bound: np.ndarray
+    logits: Floats
+    runner_up_class_ids: Ints
+    nearest_cluster: Ints
+    lipschitz_bound: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +58,10 @@ class RadiusCheck:
         is_valid: bool `[B]`.
     """
 
-    class_ids: np.ndarray
-    is_certified: np.ndarray
-    certified_radius: np.ndarray
-    is_valid: np.ndarray
+    class_ids: Ints
+    is_certified: Bools
+    certified_radius: Floats
+    is_valid: Bools
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +73,14 @@ class Embedding:
         is_valid: bool `[B]`.
     """
 
-    embeddings: np.ndarray
-    is_valid: np.ndarray
+    embeddings: Floats
+    is_valid: Bools
 
 
-def from_outputs(result_type, outputs):
+Result: TypeAlias = Prediction | RadiusCheck | Embedding
+
+
+def from_outputs(result_type: type[Result], outputs: Mapping[str, np.ndarray]) -> Result:
     """A result of one of the types above, of the outputs of a signature.
 
     Args:
@@ -96,10 +102,11 @@ def from_outputs(result_type, outputs):
             f"the signature has no outputs {missing}, which {result_type.__name__} needs; it has {sorted(outputs)}. "
             "Use Client.call for models that clustr_keras did not export.",
         )
-    return result_type(**{name: outputs.get(name) for name in names})
+    arrays: dict[str, Any] = {name: outputs.get(name) for name in names}
+    return result_type(**arrays)
 
 
-def with_text(outputs):
+def with_text(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Outputs with their strings decoded.
 
     Args:

@@ -3,6 +3,8 @@
 import random
 import time
 
+from clustr_keras.serving.errors import ServingError
+
 # Waits before the second, third, ... attempt: doubling from the first to the last of these.
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 1.0
@@ -18,11 +20,11 @@ class Deadline:
         seconds: As given.
     """
 
-    def __init__(self, seconds):
+    def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
-    def remaining(self):
+    def remaining(self) -> float:
         """Seconds until then, and hardly any afterwards: no protocol takes a timeout of 0."""
         return max(self._end - time.monotonic(), 1e-3)
 
@@ -35,12 +37,12 @@ class Retries:
         deadline: A `Deadline`, which no wait may pass.
     """
 
-    def __init__(self, attempts, deadline):
+    def __init__(self, attempts: int, deadline: Deadline) -> None:
         self._left = attempts
         self._deadline = deadline
         self._wait = _FIRST_WAIT
 
-    def wait_after(self, error):
+    def wait_after(self, error: ServingError) -> float | None:
         """How long to wait before the next attempt.
 
         Only UNAVAILABLE is worth another one. RESOURCE_EXHAUSTED is not: a body that is too large stays so, and a

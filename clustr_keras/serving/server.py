@@ -15,9 +15,12 @@ import asyncio
 import concurrent.futures
 import gc
 import logging
+import os
 import signal
 import socket
 import threading
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import uvicorn
 
@@ -62,20 +65,20 @@ class LocalServer:
 
     def __init__(
         self,
-        model_dir,
-        name="clustr",
-        grpc_port=0,
-        rest_port=0,
-        host="127.0.0.1",
+        model_dir: str | os.PathLike[str],
+        name: str = "clustr",
+        grpc_port: int = 0,
+        rest_port: int = 0,
+        host: str = "127.0.0.1",
         *,
-        labels=None,
-        batching=None,
-        max_request_bytes=64 * 2**20,
-        max_bytes_under_way=2**30,
-        rest_timeout_seconds=30.0,
-        poll_seconds=1.0,
-        grace_seconds=30.0,
-    ):
+        labels: Mapping[str, int] | None = None,
+        batching: BatchingParameters | None = None,
+        max_request_bytes: int = 64 * 2**20,
+        max_bytes_under_way: int = 2**30,
+        rest_timeout_seconds: float = 30.0,
+        poll_seconds: float = 1.0,
+        grace_seconds: float = 30.0,
+    ) -> None:
         """Check the arguments; nothing is read and nothing listens before `start`."""
         if not name or set(name) & set("/:"):
             raise ValueError(f'name must be a non-empty string without "/" and ":"; got {name!r}.')
@@ -94,20 +97,20 @@ class LocalServer:
         self._rest_timeout_seconds = rest_timeout_seconds
         self._poll_seconds = poll_seconds
         self._grace_seconds = grace_seconds
-        self._thread = None
-        self._request_stop = None
+        self._thread: threading.Thread | None = None
+        self._request_stop: Callable[[], object] | None = None
 
     @property
-    def grpc_target(self):
+    def grpc_target(self) -> str:
         """`host:port` for gRPC clients on this machine."""
         return f"{_reachable(self.host)}:{self.grpc_port}"
 
     @property
-    def rest_url(self):
+    def rest_url(self) -> str:
         """`http://host:port` for REST clients on this machine."""
         return f"http://{_reachable(self.host)}:{self.rest_port}"
 
-    def start(self):
+    def start(self) -> None:
         """Load the model and listen, in a thread of its own. Returns once both ports answer.
 
         Raises:
@@ -118,7 +121,7 @@ class LocalServer:
         if self._thread:
             raise RuntimeError("this server runs already; stop it first, or make another one.")
         self._store.load()
-        ready = concurrent.futures.Future()
+        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._thread_main, args=(ready,), name="clustr-server", daemon=True)
         self._thread.start()
         try:
@@ -127,7 +130,7 @@ class LocalServer:
             self.stop()
             raise
 
-    def stop(self):
+    def stop(self) -> None:
         """Stop listening, let requests under way finish, and return when all is done. Does nothing if stopped."""
         if not self._thread:
             return
@@ -136,17 +139,17 @@ class LocalServer:
         self._thread.join()
         self._thread = self._request_stop = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         """Start."""
         self.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         """Stop."""
         self.stop()
 
-    def run(self, on_ready=None):
-        """Serve until SIGTERM or SIGINT, then let requests under way finish. From the main thread only.
+    def run(self, on_ready: Callable[[Self], object] | None = None) -> None:
+        """Serve until SIGTERM, SIGINT or a `stop` elsewhere; requests under way may finish. In the main thread only.
 
         Args:
             on_ready: Called with this server once both ports answer, to print them for example.
@@ -167,8 +170,9 @@ class LocalServer:
                 gc.freeze()
                 if on_ready:
                     on_ready(self)
-                while not signalled.wait(0.5):
-                    if not self._thread.is_alive():
+                while self._thread is not None and not signalled.wait(0.5):
+                    thread = self._thread  # none, once another thread has stopped it
+                    if thread is not None and not thread.is_alive():
                         raise RuntimeError("the server stopped by itself; its log says why.")
         finally:
             for number, handler in previous.items():
@@ -235,7 +239,7 @@ class LocalServer:
                 log_config=None,  # logging is the application's to configure
                 access_log=False,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=self._grace_seconds,
+                timeout_graceful_shutdown=self._grace_seconds,  # type: ignore[arg-type]  # floats do as well
             )
         )
         return grpc_server, rest_server, rest_socket

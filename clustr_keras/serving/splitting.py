@@ -1,11 +1,15 @@
 """Batches of any size as requests of bounded size, and their answers as one."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.types import Floats
 
 
-def row_bytes(array, number_bytes, string_bytes):
+def row_bytes(array: np.ndarray, number_bytes: int, string_bytes: Callable[[Any], int]) -> Floats:
     """About how many bytes each row of an array takes in a request.
 
     Args:
@@ -21,7 +25,9 @@ def row_bytes(array, number_bytes, string_bytes):
     return np.full(len(array), number_bytes * array[:1].size, dtype=float)
 
 
-def split(inputs, bytes_of_rows, max_rows, max_bytes):
+def split(
+    inputs: Mapping[str, np.ndarray], bytes_of_rows: Floats, max_rows: int, max_bytes: int
+) -> Iterator[dict[str, np.ndarray]]:
     """Parts of a batch, each as large as the limits allow.
 
     Args:
@@ -43,7 +49,7 @@ def split(inputs, bytes_of_rows, max_rows, max_bytes):
         start = stop
 
 
-def join(answers, rows):
+def join(answers: Sequence[Mapping[str, np.ndarray]], rows: int) -> Mapping[str, np.ndarray]:
     """One answer of those to the parts of a batch.
 
     Args:

@@ -8,8 +8,10 @@ import base64
 import binascii
 import itertools
 import reprlib
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clustr_keras.serving.errors import ServingError
 
@@ -33,10 +35,10 @@ _DTYPES = {
 }
 
 # What JSON may hold for each kind of dtype. JSON's types are kept apart: a string is no number, `true` is not 1.
-_JSON_TYPES = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str, dict}}
+_JSON_TYPES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str, dict}}
 
 
-def numpy_dtype(name):
+def numpy_dtype(name: str) -> np.dtype[Any]:
     """NumPy's dtype for a TensorFlow type name, `"DT_FLOAT"` for example.
 
     Args:
@@ -53,12 +55,12 @@ def numpy_dtype(name):
     return np.dtype(_DTYPES[name])
 
 
-def is_base64(value):
+def is_base64(value: object) -> bool:
     """Whether a JSON value is `{"b64": "..."}`, the form of binary values."""
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def array_from_json(value, dtype, name):
+def array_from_json(value: Any, dtype: npt.DTypeLike, name: str) -> np.ndarray:
     """Array of a JSON value: a scalar, or lists nested evenly.
 
     Args:
@@ -83,12 +85,11 @@ def array_from_json(value, dtype, name):
     if not set(map(type, leaves)) <= allowed:
         index, leaf = next((i, leaf) for i, leaf in enumerate(leaves) if type(leaf) not in allowed)
         raise _invalid(name, f"expected {_describe(dtype)}; got {reprlib.repr(leaf)} as value {index}")
-    read = {"f": _floats, "i": _integers, "u": _integers, "b": np.array, "O": _strings}[dtype.kind]
-    array = read(leaves, dtype) if dtype.kind == "b" else read(leaves, dtype, name)
-    return array.reshape(shape)
+    read = {"f": _floats, "i": _integers, "u": _integers, "b": _booleans, "O": _strings}[dtype.kind]
+    return read(leaves, dtype, name).reshape(shape)
 
 
-def array_to_json(array, name):
+def array_to_json(array: np.ndarray, name: str) -> Any:
     """JSON value of an array: what TensorFlow Serving would send.
 
     Floats get the shortest decimals that give the same float back, so a float32 of 0.2 is `0.2`. Strings of a tensor
@@ -121,7 +122,8 @@ def array_to_json(array, name):
 
 def _flatten(value, name):
     """All leaves of evenly nested lists, and the shape; level by level, so that no depth exhausts the stack."""
-    level, shape = [value], []
+    level: list[Any] = [value]
+    shape: list[int] = []
     while level and isinstance(level[0], list):
         if len(shape) == _MAX_RANK:
             raise _invalid(name, f"lists are nested deeper than {_MAX_RANK}")
@@ -155,6 +157,11 @@ def _integers(leaves, dtype, name):
     for leaf in leaves:
         if not limits.min <= leaf <= limits.max:
             raise _invalid(name, f"{reprlib.repr(leaf)} is outside {limits.min}..{limits.max}, the range of {dtype}")
+    return np.array(leaves, dtype=dtype)
+
+
+def _booleans(leaves, dtype, name):
+    del name
     return np.array(leaves, dtype=dtype)
 
 

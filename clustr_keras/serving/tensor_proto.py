@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.types import ArrayLike
 
 
-def array_from_proto(proto, name, max_bytes=None):
+def array_from_proto(proto: tensor_pb2.TensorProto, name: str, max_bytes: int | None = None) -> np.ndarray:
     """Array of a TensorProto.
 
     Args:
@@ -40,7 +42,7 @@ def array_from_proto(proto, name, max_bytes=None):
         raise ServingError("INVALID_ARGUMENT", f'tensor "{name}" is malformed: {error}') from None
 
 
-def declared_bytes(proto):
+def declared_bytes(proto: tensor_pb2.TensorProto) -> int:
     """Size in bytes of the array that a TensorProto declares, before anything is made of it; 0 if it declares none."""
     try:
         itemsize = tf.dtypes.as_dtype(proto.dtype).size
@@ -49,7 +51,7 @@ def declared_bytes(proto):
     return itemsize * math.prod(max(0, axis.size) for axis in proto.tensor_shape.dim)
 
 
-def proto_from_array(array):
+def proto_from_array(array: ArrayLike) -> tensor_pb2.TensorProto:
     """TensorProto of an array; text is encoded as UTF-8."""
     array = np.asarray(array)
     if array.dtype.kind in "US":

@@ -1,7 +1,12 @@
 """What proves a server to a client, and a client to a server, over an encrypted connection."""
 
+import os
 import pathlib
 import ssl
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import grpc
 
 
 class Tls:
@@ -21,7 +26,11 @@ class Tls:
         OSError: If a file cannot be read.
     """
 
-    def __init__(self, ca_certificate=None, client_certificate=None):
+    def __init__(
+        self,
+        ca_certificate: str | os.PathLike[str] | None = None,
+        client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    ) -> None:
         if client_certificate is not None and (isinstance(client_certificate, str) or len(client_certificate) != 2):
             raise ValueError(
                 f"client_certificate must be a pair of files, the certificate and its key; got {client_certificate!r}."
@@ -40,7 +49,7 @@ class Tls:
                 f"unencrypted PEM key; got {ca_certificate!r} and {client_certificate!r}: {error}."
             ) from error
 
-    def grpc_credentials(self):
+    def grpc_credentials(self) -> "grpc.ChannelCredentials":
         """The same, for a gRPC channel."""
         import grpc
 

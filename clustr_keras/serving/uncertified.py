@@ -1,7 +1,12 @@
 """The deployed form of a classifier whose backbone has no proved bound."""
 
+from typing import Any
+
 import keras
 from keras import ops
+
+from clustr_keras.heads import ClusterHead
+from clustr_keras.types import Tensor
 
 
 class Uncertified(keras.Model):
@@ -18,13 +23,13 @@ class Uncertified(keras.Model):
         A dict: `class_ids` int `[B]`, `probabilities` `[B, C]`, `embeddings` `[B, D]`.
     """
 
-    def __init__(self, backbone, head, **kwargs):
+    def __init__(self, backbone: keras.Model, head: ClusterHead, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
         self.backbone = backbone
         self.head = head
         self.built = True
 
-    def call(self, images):
+    def call(self, images: Tensor) -> dict[str, Tensor]:
         """Classifies."""
         embeddings = ops.cast(self.backbone(images, training=False), "float32")
         logits = self.head(embeddings)

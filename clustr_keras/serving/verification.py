@@ -9,14 +9,17 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from clustr_keras.serving.loaded_model import DEFAULT_SIGNATURE
-from clustr_keras.serving.signatures import example_inputs
+from clustr_keras.serving.model_description import DEFAULT_SIGNATURE
+from clustr_keras.serving.signatures import Signatures, example_inputs
 from clustr_keras.serving.warmup import read_warmup
+from clustr_keras.types import Floats
 
 
 class SavedModelSession:
@@ -28,14 +31,15 @@ class SavedModelSession:
         folder: `pathlib.Path` of the version folder.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.graph = tf.Graph()
         with self.graph.as_default():
             self.session = tf.compat.v1.Session(graph=self.graph)
             self.meta_graph = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
-        self._runs = {}  # TensorFlow optimizes the graph for each one that is made
+        # TensorFlow optimizes the graph for each one that is made.
+        self._runs: dict[tuple[str, tuple[str, ...]], Callable[..., Any]] = {}
 
-    def __call__(self, signature_name, **inputs):
+    def __call__(self, signature_name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Name to array, for all outputs of a signature."""
         signature = self.meta_graph.signature_def[signature_name or DEFAULT_SIGNATURE]
         feed = tuple(signature.inputs[key].name for key in inputs)
@@ -47,7 +51,7 @@ class SavedModelSession:
         return dict(zip(outputs, self._runs[signature_name, feed](*inputs.values()), strict=True))
 
 
-def verify_export(folder, signatures, images):
+def verify_export(folder: pathlib.Path, signatures: Signatures, images: Floats) -> None:
     """Compares an export with the live model on images, in a fresh process and at the same batch size.
 
     Args:
@@ -58,11 +62,13 @@ def verify_export(folder, signatures, images):
     Raises:
         ValueError: If it does not load, a warm-up request fails, or an output of any signature differs in any bit.
     """
-    endpoints = [(name, *rest, example_inputs(rest[-1], images)) for name, *rest in signatures.endpoints()]
+    endpoints = [
+        (name, function, specs, example_inputs(specs, images)) for name, function, specs in signatures.endpoints()
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         for name, _, _, inputs in endpoints:
             np.savez(pathlib.Path(scratch, f"{name}.inputs.npz"), **inputs)
-        command = [sys.executable, "-m", "clustr_keras.serving.verification", folder, scratch]
+        command = [sys.executable, "-m", "clustr_keras.serving.verification", str(folder), scratch]
         # On the CPU: this process may hold all memory of a GPU.
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -103,7 +109,8 @@ def _main(folder, scratch):
             sys.exit(f"warm-up request {index} fails, and the model is not loaded: {' '.join(str(error).split())}")
     for inputs in pathlib.Path(scratch).glob("*.inputs.npz"):
         name = inputs.name.removesuffix(".inputs.npz")
-        np.savez(inputs.with_name(f"{name}.outputs.npz"), **run(name, **np.load(inputs, allow_pickle=True)))
+        outputs: dict[str, Any] = run(name, **np.load(inputs, allow_pickle=True))
+        np.savez(inputs.with_name(f"{name}.outputs.npz"), **outputs)
 
 
 if __name__ == "__main__":

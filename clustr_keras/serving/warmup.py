@@ -1,10 +1,14 @@
 """Warm-up requests: what a server replays before a version answers, so that no caller waits for its first run."""
 
+import os
 import pathlib
+from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from clustr_keras.serving.loaded_model import LoadedModel
 from clustr_keras.serving.tensor_proto import array_from_proto, proto_from_array
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -12,7 +16,7 @@ WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MOST_RECORDS = 1000
 
 
-def write_warmup(folder, requests):
+def write_warmup(folder: str | os.PathLike[str], requests: Iterable[tuple[str, Mapping[str, np.ndarray]]]) -> None:
     """Writes the warm-up file of a version folder.
 
     Args:
@@ -31,7 +35,7 @@ def write_warmup(folder, requests):
             writer.write(log.SerializeToString())
 
 
-def read_warmup(folder):
+def read_warmup(folder: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Reads the warm-up requests of a version folder.
 
     Args:
@@ -60,7 +64,7 @@ def read_warmup(folder):
         )
 
 
-def replay_warmup(model, folder):
+def replay_warmup(model: LoadedModel, folder: str | os.PathLike[str]) -> None:
     """Runs the warm-up requests of a version folder on its `LoadedModel`.
 
     Raises:

@@ -256,6 +256,10 @@ def test_run_ends_at_a_signal_and_finishes_what_is_under_way(toy_dir, gate, numb
     assert signal.getsignal(number) is before
 
 
+def test_a_server_that_is_stopped_elsewhere_runs_no_longer(toy_dir):
+    LocalServer(toy_dir, name="toy").run(on_ready=LocalServer.stop)
+
+
 def test_a_server_can_be_started_again(toy_dir, protocol):
     server = LocalServer(toy_dir, name="toy")
     for _ in range(2):
