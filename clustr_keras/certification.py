@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -17,9 +17,10 @@ from clustr_keras.heads import ClusterHead
 from clustr_keras.lipschitz import LipschitzBound
 from clustr_keras.lipschitz.arithmetic import is_ieee_float32
 from clustr_keras.lipschitz.spectral import gamma
+from clustr_keras.names import Method
 from clustr_keras.types import Tensor
 
-METHODS = ("nearest", "union", "exact", "soft")
+METHODS: tuple[str, ...] = get_args(Method)
 
 # Where no number on the way is larger, no square and no sum of products leaves float32's range.
 _LARGEST = 2.0**60

@@ -7,31 +7,39 @@ import pathlib
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
-import rich.table
 
 from clustr_keras.attacks import ProjectedGradientDescent, shrink_flips
+from clustr_keras.classifier import Certificate, ClustrClassifier
 from clustr_keras.data import load_digits
 from clustr_keras.data.digits import CLASS_NAMES
-from clustr_keras.evaluation import Report, RobustAccuracy, audit, write_report
-from clustr_keras.evaluation.results_file import write_json
-from clustr_keras.progress import EpochProgress, console, progress_bar, say
+from clustr_keras.evaluation import AuditResult, Report, RobustAccuracy, audit, write_report
+from clustr_keras.progress import progress_bar, say
+from clustr_keras.results_file import write_json
 from clustr_keras.serving import Client, LocalServer, export_model
 from clustr_keras.training import CertifiedRecipe, train_certified
+from clustr_keras.training.epoch_progress import EpochProgress
+from clustr_keras.types import Floats, Ints
 
 RADII = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 PGD = (("l_2", 0.3), ("l_2", 0.5), ("l_2", 1.0), ("l_inf", 8 / 255), ("l_inf", 16 / 255))
 MODEL_NAME = "clustr"
+# Answers of the server that are shown.
+_SHOWN = 8
 
 
-def run_demo(output, recipe=None, audit_steps=100, audit_restarts=10):
-    """Runs the demo.
+def run_demo(
+    output: pathlib.Path, recipe: CertifiedRecipe | None = None, audit_steps: int = 100, audit_restarts: int = 10
+) -> dict[str, Any]:
+    """Runs the demo, and says how far it has come.
 
     Args:
         output: Folder to write to; what an earlier run left there is replaced.
-        recipe: `CertifiedRecipe` to train with.
+        recipe: `CertifiedRecipe` to train with; its seed is that of the attacks as well.
         audit_steps, audit_restarts: Strength of the audit's attack.
 
     Returns:
@@ -56,66 +64,72 @@ def run_demo(output, recipe=None, audit_steps=100, audit_restarts=10):
 
     with stopwatch("certify"):
         certificate = model.certify(x_test)
+    radius = certificate.certified_radius
+    if radius is None:
+        raise RuntimeError("no radius is certified here: the arithmetic in use is not IEEE float32; see clustr doctor.")
     clean_accuracy = certificate.accuracy_at(0.0, y_test)
-    certified_accuracy = {str(radius): certificate.accuracy_at(radius, y_test) for radius in RADII}
+    certified_accuracy = {str(least): certificate.accuracy_at(least, y_test) for least in RADII}
     with stopwatch("attack"):
-        robust_accuracy, strongest = _attack(model, x_test, y_test, certificate)
+        robust_accuracy, strongest = _attack(model, x_test, y_test, certificate, recipe.seed)
     with stopwatch("audit"), progress_bar("Audit", audit_restarts * len(x_test)) as report_attempts:
         attack = ProjectedGradientDescent(
-            model.certifier().deployed_logits, "l_2", steps=audit_steps, restarts=audit_restarts
+            model.certifier().deployed_logits, "l_2", steps=audit_steps, restarts=audit_restarts, seed=recipe.seed
         )
         audited = audit(model, x_test, [attack], progress=report_attempts)
-    _print_accuracies(clean_accuracy, certified_accuracy, robust_accuracy, audited)
 
     facts = {"data_set": "digits", "clean_accuracy": clean_accuracy, "certified_accuracy": certified_accuracy}
     with stopwatch("export"):
         exported = export_model(model, output / "serving" / MODEL_NAME, facts=facts)
     say(f"Exported to {exported}")
     with stopwatch("serve and query"):
-        _serve_and_query(exported.parent, x_test, y_test, certificate)
+        answers = _serve_and_query(exported.parent, x_test, y_test, certificate)
 
     results = {
         "clean_accuracy": clean_accuracy,
         "certified_accuracy": certified_accuracy,
         "robust_accuracy": {f"{r.attack}, eps {r.eps:.4g}": r.accuracy for r in robust_accuracy},
         "audit": audited.as_dict(),
+        "answers": answers,
         "lipschitz_bound": certificate.lipschitz_bound,
-        "largest_rounding_slack": float(np.max(certificate.radius - certificate.certified_radius)),
+        "largest_rounding_slack": float(np.max(certificate.radius - radius)),
         "recipe": dataclasses.asdict(recipe),
     }
     with stopwatch("report"):
-        report = _report(model, x_test, y_test, certificate, robust_accuracy, strongest, audited, stopwatch, recipe)
+        report = _report(
+            model, x_test, y_test, certificate, radius, robust_accuracy, strongest, audited, stopwatch, recipe
+        )
         write_report(report, output / "report.html")
     results["seconds"] = stopwatch.seconds
     write_json(output / "results.json", results)
-    say(f"Wrote {output}/model.keras, results.json and report.html. Open the report in a browser.")
     return results
 
 
 class _Stopwatch:
-    def __init__(self):
-        self.seconds = {}
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def __call__(self, step):
+    def __call__(self, step: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds[step] = round(time.perf_counter() - start, 2)
 
 
-def _attack(model, images, labels, certificate):
+def _attack(
+    model: ClustrClassifier, images: Floats, labels: Ints, certificate: Certificate, seed: int
+) -> tuple[list[RobustAccuracy], Floats]:
     """Robust accuracies under PGD, and the smallest l_2 flips found (or the attempt at the largest eps)."""
     logits = model.certifier().deployed_logits
     is_right = certificate.class_ids == labels
     restarts = 5
-    attacks = {norm: ProjectedGradientDescent(logits, norm, steps=20, restarts=restarts) for norm, _ in PGD}
+    attacks = {norm: ProjectedGradientDescent(logits, norm, steps=20, restarts=restarts, seed=seed) for norm, _ in PGD}
     accuracies, strongest = [], None
     total = restarts * len(images)
     with progress_bar("Attacks", total * len(PGD)) as report:
         for index, (norm, eps) in enumerate(PGD):
             attack = attacks[norm]
 
-            def report_attempts(done, index=index, note=f"{norm}, eps {eps:.3g}"):
+            def report_attempts(done: int, index: int = index, note: str = f"{norm}, eps {eps:.3g}") -> None:
                 report(index * total + done, note)
 
             result = attack(images, certificate.class_ids, eps, progress=report_attempts)
@@ -123,26 +137,16 @@ def _attack(model, images, labels, certificate):
             if norm == "l_2":
                 strongest = result.adversarial
 
-    def predict(batch):
+    def predict(batch: Floats) -> Ints:
         return model.certify(batch).class_ids
 
     return accuracies, shrink_flips(predict, images, strongest, certificate.class_ids)
 
 
-def _print_accuracies(clean_accuracy, certified_accuracy, robust_accuracy, audited):
-    table = rich.table.Table("on the test images", "share", title="What the classifier is worth")
-    table.add_row("clean accuracy", f"{clean_accuracy:.1%}")
-    for radius in ("0.3", "0.5"):
-        table.add_row(f"certified accuracy at {radius}", f"{certified_accuracy[radius]:.1%}")
-    for robust in robust_accuracy:
-        table.add_row(f"robust accuracy, {robust.attack}, eps {robust.eps:.3g}", f"{robust.accuracy:.1%}")
-    violations = f"{len(audited.violations)} of {audited.examples}"
-    table.add_row(f"audit violations, {', '.join(audited.attacks)}", violations)
-    console.print(table)
-
-
-def _serve_and_query(model_dir, images, labels, certificate):
-    """Serves the export, asks over gRPC and REST, holds the answers against the live model, prints a table."""
+def _serve_and_query(
+    model_dir: pathlib.Path, images: Floats, labels: Ints, certificate: Certificate
+) -> list[dict[str, Any]]:
+    """Serves the export, asks over gRPC and REST, holds the answers against the live model, returns the first ones."""
     with LocalServer(model_dir, name=MODEL_NAME) as server:
         with Client(server.grpc_target, model=MODEL_NAME) as client:
             by_grpc = client.certify(images)
@@ -153,25 +157,33 @@ def _serve_and_query(model_dir, images, labels, certificate):
         off = np.abs(answer.certified_radius - certificate.certified_radius).max()
         if not np.array_equal(answer.class_ids, certificate.class_ids) or off > 1e-5:
             raise RuntimeError(f"the server's answers differ from the live model's: radii by up to {off}.")
-    table = rich.table.Table(title="Answers of the server, each with its proof")
-    for column in ("image", "true class", "predicted", "probability", "runner-up", "certified radius"):
-        table.add_column(column, justify="right")
-    for row in range(8):
-        runner_up = by_grpc.runner_up_class_ids[row]
-        table.add_row(
-            str(row),
-            CLASS_NAMES[labels[row]],
-            str(by_grpc.class_names[row]),
-            f"{by_grpc.probabilities[row].max():.3f}",
-            CLASS_NAMES[runner_up],
-            f"{by_rest.certified_radius[row]:.3f}",
-        )
-    console.print(table)
+    return [
+        {
+            "image": row,
+            "true_class": CLASS_NAMES[labels[row]],
+            "class_name": str(by_grpc.class_names[row]),
+            "probability": float(by_grpc.probabilities[row].max()),
+            "runner_up_class": CLASS_NAMES[by_grpc.runner_up_class_ids[row]],
+            "certified_radius": float(by_rest.certified_radius[row]),
+        }
+        for row in range(_SHOWN)
+    ]
 
 
-def _report(model, images, labels, certificate, robust_accuracy, strongest, audited, stopwatch, recipe):
+def _report(
+    model: ClustrClassifier,
+    images: Floats,
+    labels: Ints,
+    certificate: Certificate,
+    radius: Floats,
+    robust_accuracy: list[RobustAccuracy],
+    strongest: Floats,
+    audited: AuditResult,
+    stopwatch: _Stopwatch,
+    recipe: CertifiedRecipe,
+) -> Report:
     attempts = model.certify(strongest)
-    slack = float(np.max(certificate.radius - certificate.certified_radius))
+    slack = float(np.max(certificate.radius - radius))
     return Report(
         title="Digits, certified",
         facts={
@@ -187,7 +199,7 @@ def _report(model, images, labels, certificate, robust_accuracy, strongest, audi
         labels=labels,
         class_names=list(CLASS_NAMES),
         class_ids=certificate.class_ids,
-        certified_radius=certificate.certified_radius,
+        certified_radius=radius,
         robust_accuracy=robust_accuracy,
         adversarial=strongest,
         flipped_to=attempts.class_ids,

@@ -1,21 +1,30 @@
-"""Progress bars of the command line."""
+"""Notes and progress bars of the command line."""
 
 import contextlib
+from collections.abc import Iterator
+from typing import Protocol
 
-import keras
 import rich.console
 import rich.progress
 
+# On `sys.stdout` as it is at the time, so that a command may send notes elsewhere.
 console = rich.console.Console()
 
 
-def say(text):
-    """Prints a line, as long as it is: a path must stay whole."""
-    console.print(text, soft_wrap=True)
+class Report(Protocol):
+    """What `progress_bar` yields."""
+
+    def __call__(self, done: float, note: str = "") -> None:
+        """Moves the bar to the amount done so far, and shows a note beside it."""
+
+
+def say(text: str) -> None:
+    """Prints a line as it is, brackets and all, and as long as it is: a path must stay whole."""
+    console.print(text, soft_wrap=True, markup=False)
 
 
 @contextlib.contextmanager
-def progress_bar(description, total):
+def progress_bar(description: str, total: float) -> Iterator[Report]:
     """Shows a bar with the time left; yields a function that takes the amount done so far, and a note to show."""
     columns = (
         rich.progress.TextColumn("{task.description}"),
@@ -27,16 +36,3 @@ def progress_bar(description, total):
     with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task(description, total=total, note="")
         yield lambda done, note="": bars.update(task, completed=done, note=note)
-
-
-class EpochProgress(keras.callbacks.Callback):
-    """Reports each finished epoch, with its accuracies, to the function that `progress_bar` yields."""
-
-    def __init__(self, report):
-        super().__init__()
-        self.report = report
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Moves the bar by one epoch."""
-        shown = [f"{name} {value:.3f}" for name, value in (logs or {}).items() if "accuracy" in name]
-        self.report(epoch + 1, ", ".join(shown))

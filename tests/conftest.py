@@ -153,3 +153,15 @@ def classifier(digits):
     (images, labels), _ = digits
     recipe = CertifiedRecipe(sizes={"widths": (64, 32)}, clusters_per_class=2, epochs=8)
     return train_certified(images, labels, class_names="0123456789", recipe=recipe)
+
+
+@pytest.fixture
+def clustr_here(capfd):
+    """As `clustr`, but in this process, which does not take seconds to start: exit status, stdout and stderr."""
+    from support.command_line import status_of
+
+    def run(*arguments, cwd):
+        capfd.readouterr()
+        return status_of(*arguments, cwd=cwd), *capfd.readouterr()
+
+    return run

@@ -36,6 +36,9 @@ def test_the_demo_does_the_main_job_and_starts_again_after_an_interruption(tmp_p
     for radius, share in results["certified_accuracy"].items():
         right = certificate.class_ids == labels
         assert share == np.mean(right & (certificate.certified_radius >= float(radius)))
+    assert [row["class_name"] for row in results["answers"]] == [str(name) for name in certificate.class_ids[:8]]
+    radii = [row["certified_radius"] for row in results["answers"]]
+    np.testing.assert_allclose(radii, certificate.certified_radius[:8], atol=1e-5)
     assert results["audit"] == {"examples": 360, "attacks": ["PGD l_2, 5 steps x 1 restarts"], "violations": 0}
     for attack, share in results["robust_accuracy"].items():
         eps = float(attack.rsplit("eps ")[-1])

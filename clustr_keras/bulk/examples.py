@@ -24,6 +24,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows):
+        """Those at some places, integers, alone."""
+        errors = self.errors and [self.errors[row] for row in rows]
+        files = None if self.files is None else [self.files[row] for row in rows]
+        images = None if self.images is None else self.images[list(rows)]
+        return Examples([self.ids[row] for row in rows], [self.labels[row] for row in rows], files, images, errors)
+
     @property
     def num_bytes(self) -> int:
         """Size of the images."""

@@ -9,7 +9,7 @@ import apache_beam as beam
 from clustr_keras.bulk.deployed_model import DeployedModel
 from clustr_keras.bulk.files import absolute, sha256_of
 from clustr_keras.bulk.handler import CertifyingHandler, thread_variables
-from clustr_keras.bulk.inputs import First, find_input
+from clustr_keras.bulk.inputs import Sample, find_input
 from clustr_keras.bulk.local_workers import supervised
 from clustr_keras.bulk.manifest import manifest_of
 from clustr_keras.bulk.options import is_direct, make_pipeline
@@ -30,6 +30,7 @@ def certify_in_bulk(
     data_dir: str | os.PathLike[str] | None = None,
     split: str | None = None,
     examples: int | None = None,
+    seed: int = 0,
     method: str | None = None,
     resize: bool = False,
     shard_size: int = 1024,
@@ -48,7 +49,8 @@ def certify_in_bulk(
         model: `.keras` file of a `ClustrClassifier`, or folder of an exported version, that every worker can read.
         data_dir: Folder of prepared TensorFlow Datasets, that every worker can read.
         split: Splits of a data set, such as `test` or `train+test`; all by default.
-        examples: Only the first so many images.
+        examples: Only a random sample of so many images.
+        seed: Of that sample.
         method: As for `ClustrClassifier.certify`.
         resize: Whether images of another size are resized; they are invalid otherwise.
         shard_size: Images in a file: what is certified, and lost by a kill, at a time.
@@ -77,7 +79,7 @@ def certify_in_bulk(
     if hasattr(source, "image_shape"):
         check_image_shape((None, *source.image_shape), deployed.image_shape)
     if examples is not None:
-        source = First(source, examples)
+        source = Sample(source, examples, seed)
     shards = numbered(source.pieces(shard_size))
     if not shards:
         raise ValueError(f"--input {input} holds no image.")
@@ -93,9 +95,7 @@ def certify_in_bulk(
         supervision = supervised() if is_direct(runner) else contextlib.nullcontext()
         with _environment(thread_variables(threads)), watching(folder, shards), supervision:
             run_pipeline(pipeline)
-    summary = summarize(folder, shards)
-    say(f"{folder.path}: {summary}.")
-    return summary
+    return summarize(folder, shards)
 
 
 def run_pipeline(pipeline: beam.Pipeline) -> None:

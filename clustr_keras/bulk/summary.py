@@ -29,6 +29,17 @@ class Summary:
     right: int = 0
     radius_sum: float | None = 0.0
 
+    def as_dict(self) -> dict[str, int | float | None]:
+        """Ready for JSON: the counts, the share of labels that are right, and the mean certified radius."""
+        valid = self.images - self.invalid
+        return {
+            "images": self.images,
+            "invalid": self.invalid,
+            "labeled": self.labeled,
+            "accuracy": self.right / self.labeled if self.labeled else None,
+            "mean_certified_radius": self.radius_sum / valid if valid and self.radius_sum is not None else None,
+        }
+
     def __str__(self) -> str:
         valid = self.images - self.invalid
         parts = [f"{self.images} images", f"{self.invalid} invalid"]

@@ -6,6 +6,7 @@ from clustr_keras.data.digits import load_digits
 from clustr_keras.data.image_dataset import ImageDataset, Split
 from clustr_keras.data.loading import load
 from clustr_keras.data.pixels import as_floats
+from clustr_keras.data.sampling import random_rows
 
 __all__ = [
     "CropAndFlip",
@@ -18,4 +19,5 @@ __all__ = [
     "default_augmentation",
     "load",
     "load_digits",
+    "random_rows",
 ]

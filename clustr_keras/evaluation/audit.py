@@ -61,14 +61,18 @@ class AuditResult:
         """The counts, ready for JSON."""
         return {"examples": self.examples, "attacks": list(self.attacks), "violations": len(self.violations)}
 
-    def save_counterexamples(self, images: Floats, folder: pathlib.Path) -> list[pathlib.Path]:
-        """Writes `counterexample-<index>.npz` for each violation, and removes those of an earlier audit.
+    def save_counterexamples(
+        self, images: Floats, folder: pathlib.Path, ids: Ints | None = None
+    ) -> list[pathlib.Path]:
+        """Writes `counterexample-<id>.npz` for each violation, and removes those of an earlier audit.
 
-        Each holds `image`, `adversarial`, `distance`, `certified_radius`, `class_before` and `class_after`.
+        Each holds `image`, `adversarial`, `distance`, `certified_radius`, `class_before`, `class_after`, `attack`, and
+        the id as `index`.
 
         Args:
             images: The images that were audited.
             folder: `pathlib.Path`, made if need be.
+            ids: Integers `[B]`, what the images are called; their indices by default.
 
         Returns:
             The paths.
@@ -78,8 +82,9 @@ class AuditResult:
             old.unlink()
         paths = []
         for record, adversarial in zip(self.records, self.counterexamples, strict=True):
-            paths.append(folder / f"counterexample-{record.index}.npz")
-            fields = dataclasses.asdict(record)
+            name = record.index if ids is None else int(ids[record.index])
+            paths.append(folder / f"counterexample-{name}.npz")
+            fields = dataclasses.asdict(record) | {"index": name}
             image = np.asarray(images[record.index], "float32")
             np.savez(paths[-1], image=image, adversarial=adversarial, **fields)
         return paths

@@ -7,6 +7,7 @@ import inspect
 import os
 import pathlib
 from collections.abc import Callable
+from typing import get_args
 
 import keras
 import numpy as np
@@ -18,9 +19,10 @@ from clustr_keras.certification import Certifier
 from clustr_keras.classifier import Certificate, ClustrClassifier
 from clustr_keras.digest import sha256_of_files
 from clustr_keras.lipschitz import UnknownBoundError, fingerprint
+from clustr_keras.names import Scores
 from clustr_keras.types import Floats, Ints
 
-SCORES = ("distance", "log", "paper")
+SCORES: tuple[str, ...] = get_args(Scores)
 # Least probability whose logarithm is taken: below it float32 has no normal numbers.
 _TINY = 1e-37
 

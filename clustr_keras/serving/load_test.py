@@ -57,11 +57,9 @@ class LoadTestResult:
         """All of it in types that JSON knows."""
         return dataclasses.asdict(self)
 
-    def report(self):
-        """Prints it as a table."""
+    def table(self):
+        """A `rich.table.Table` of it."""
         import rich.table
-
-        from clustr_keras.progress import console  # it imports Keras, which a REST client does without
 
         table = rich.table.Table("load test", "", title=f"{self.model} at {self.target}")
         table.add_row("signature", self.signature)
@@ -72,7 +70,13 @@ class LoadTestResult:
             latency = getattr(self, f"{name}_ms")
             table.add_row(f"latency, {name}", "-" if latency is None else f"{latency:.2f} ms")
         table.add_row("errors", ", ".join(f"{code} {count}" for code, count in self.errors.items()) or "none")
-        console.print(table)
+        return table
+
+    def report(self):
+        """Prints that table."""
+        from clustr_keras.progress import console
+
+        console.print(self.table())
 
 
 def run_load_test(

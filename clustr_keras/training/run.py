@@ -2,36 +2,39 @@
 
 import dataclasses
 import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
 
-from clustr_keras.data import as_floats
-from clustr_keras.progress import EpochProgress, progress_bar, say
+from clustr_keras.classifier import ClustrClassifier
+from clustr_keras.data import ImageDataset, as_floats
+from clustr_keras.progress import progress_bar
+from clustr_keras.training.accuracies import accuracy_facts
 from clustr_keras.training.certified import certified_recipe, train_certified
 from clustr_keras.training.devices import made_again, scope_of, strategy_for
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
-from clustr_keras.training.recipes import paper_recipe, train
-
-_RADII = (0.3, 0.5)
+from clustr_keras.training.epoch_progress import EpochProgress
+from clustr_keras.training.recipes import Recipe, paper_recipe, train
 
 
 def run_training(
-    dataset,
-    name,
-    output,
-    epochs=None,
-    margin=None,
-    eps=8 / 255,
-    fast=False,
-    start=None,
-    checkpoint=None,
-    csv_log=None,
-    tensorboard=None,
-    seed=0,
-    devices=None,
-):
-    """Trains by a recipe, shows the progress, saves the model and says how good it is.
+    dataset: ImageDataset,
+    name: str,
+    output: pathlib.Path,
+    epochs: int | None = None,
+    margin: float | None = None,
+    eps: float = 8 / 255,
+    fast: bool = False,
+    start: ClustrClassifier | None = None,
+    checkpoint: pathlib.Path | None = None,
+    csv_log: pathlib.Path | None = None,
+    tensorboard: pathlib.Path | None = None,
+    seed: int = 0,
+    devices: str | int | None = None,
+) -> dict[str, Any]:
+    """Trains by a recipe, shows the progress, saves the model and finds out how good it is.
 
     Args:
         dataset: `ImageDataset`.
@@ -49,11 +52,12 @@ def run_training(
         devices: `"all"`, or how many devices share each batch; one by default. See `strategy_for`.
 
     Returns:
-        The trained `ClustrClassifier`.
+        The figures of `accuracy_facts` on the test images.
 
     Raises:
         ValueError: If there is no such recipe, it does not go with another argument, or there are too few devices.
     """
+    keras.utils.set_random_seed(seed)  # for a model to go on from; a fresh one is made after the recipe's seed
     strategy = strategy_for(devices)
     with scope_of(strategy):
         if name == "certified":
@@ -67,18 +71,24 @@ def run_training(
             recipe = paper_recipe(name, dataset.name, eps, seed)
             recipe = recipe.faster() if fast else recipe
             recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
-            model = start if start is None or strategy is None else made_again(start)
-            model = _train_stages(dataset, recipe, model, checkpoint, csv_log, tensorboard)
+            begun = start if start is None or strategy is None else made_again(start)
+            model = _train_stages(dataset, recipe, begun, checkpoint, csv_log, tensorboard)
     output.parent.mkdir(parents=True, exist_ok=True)
     model.save(output)
     if strategy is not None:
         model = keras.models.load_model(output, compile=False)  # on one device again
-    say(f"Saved {output}. Test: {_accuracies(model, dataset.test, with_certificate=name == 'certified')}.")
-    return model
+    return accuracy_facts(model, as_floats(dataset.test.images), dataset.test.labels, name == "certified")
 
 
-def _train_certified(dataset, epochs, margin, seed, callbacks):
-    asked = {name: value for name, value in (("epochs", epochs), ("margin", margin)) if value is not None}
+def _train_certified(
+    dataset: ImageDataset,
+    epochs: int | None,
+    margin: float | None,
+    seed: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> ClustrClassifier:
+    given = {"epochs": epochs, "margin": margin}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = dataclasses.replace(certified_recipe(dataset.name, seed), **asked)
     images, labels = as_floats(dataset.train.images), dataset.train.labels
     with progress_bar("Training", recipe.epochs) as report:
@@ -86,20 +96,32 @@ def _train_certified(dataset, epochs, margin, seed, callbacks):
         return train_certified(images, labels, dataset.class_names, recipe, callbacks=callbacks)
 
 
-def _train_stages(dataset, recipe, model, checkpoint, csv_log, tensorboard):
+def _train_stages(
+    dataset: ImageDataset,
+    recipe: Recipe,
+    model: ClustrClassifier | None,
+    checkpoint: pathlib.Path | None,
+    csv_log: pathlib.Path | None,
+    tensorboard: pathlib.Path | None,
+) -> ClustrClassifier:
     """Trains by a recipe, and by its pretraining first where there is no model to go on from."""
-    stages = [(recipe.pretraining, "pretraining")] if recipe.pretraining is not None and model is None else []
-    for stage, part in [*stages, (recipe, "")]:
+
+    def train_stage(stage: Recipe, part: str, model: ClustrClassifier | None) -> ClustrClassifier:
         folder = checkpoint and checkpoint / part
         callbacks = _logs(_part_of(csv_log, part), tensorboard and tensorboard / part, folder)
         with progress_bar(part.capitalize() or "Training", stage.epochs) as report:
-            stage = dataclasses.replace(stage, pretraining=None)
-            model = train(dataset, stage, folder, [*callbacks, EpochProgress(report)], model)
-    return model
+            alone = dataclasses.replace(stage, pretraining=None)
+            return train(dataset, alone, folder, [*callbacks, EpochProgress(report)], model)
+
+    if recipe.pretraining is not None and model is None:
+        model = train_stage(recipe.pretraining, "pretraining", None)
+    return train_stage(recipe, "", model)
 
 
-def _logs(csv_log, tensorboard, checkpoint=None):
-    callbacks = []
+def _logs(
+    csv_log: pathlib.Path | None, tensorboard: pathlib.Path | None, checkpoint: pathlib.Path | None = None
+) -> list[keras.callbacks.Callback]:
+    callbacks: list[keras.callbacks.Callback] = []
     if csv_log is not None:
         csv_log.parent.mkdir(parents=True, exist_ok=True)
         is_resumed = checkpoint is not None and csv_log.exists()
@@ -116,44 +138,11 @@ def _logs(csv_log, tensorboard, checkpoint=None):
     return callbacks
 
 
-def _drop_rows(csv_log, first):
+def _drop_rows(csv_log: pathlib.Path, first: int) -> None:
     """Drops the rows of epochs that will be trained again: a kill may have come between them and the checkpoint."""
     header, *rows = csv_log.read_text().splitlines(keepends=True)
     csv_log.write_text("".join([header, *(row for row in rows if int(row.partition(",")[0]) < first)]))
 
 
-def _part_of(path, part):
+def _part_of(path: pathlib.Path | None, part: str) -> pathlib.Path | None:
     return path.with_suffix(f".{part}{path.suffix}") if path is not None and part else path
-
-
-def certified_accuracies(certificate, labels):
-    """One line: clean accuracy, and certified accuracy at two radii."""
-    kind = "certified accuracy"
-    if certificate.certified_radius is None:
-        kind = "accuracy at radii in real arithmetic, which are not certified:"
-        certificate = dataclasses.replace(certificate, certified_radius=certificate.radius)
-    shown = [f"{certificate.accuracy_at(radius, labels):.1%} at {radius:g}" for radius in _RADII]
-    return f"clean accuracy {certificate.accuracy_at(0.0, labels):.1%}, {kind} {' and '.join(shown)}"
-
-
-def accuracy_facts(model, images, labels, with_certificate=True):
-    """Accuracies for a model card: how many images, clean accuracy, and certified accuracy by radius."""
-    facts = {"test_images": len(images)}
-    if not with_certificate:
-        return facts | {"clean_accuracy": _clean_accuracy(model, images, labels)}
-    certificate = model.certify(images)
-    facts["clean_accuracy"] = certificate.accuracy_at(0.0, labels)
-    if certificate.certified_radius is not None:
-        facts["certified_accuracy"] = {str(radius): certificate.accuracy_at(radius, labels) for radius in _RADII}
-    return facts
-
-
-def _accuracies(model, test, with_certificate):
-    images = as_floats(test.images)
-    if with_certificate:
-        return certified_accuracies(model.certify(images), test.labels)
-    return f"clean accuracy {_clean_accuracy(model, images, test.labels):.1%}"
-
-
-def _clean_accuracy(model, images, labels):
-    return float(np.mean(model.predict(images, batch_size=250, verbose=0).argmax(-1) == labels))

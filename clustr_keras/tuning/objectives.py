@@ -2,8 +2,10 @@
 
 import keras_tuner
 
+from clustr_keras.names import ObjectiveName
+
 # Name -> metric of a trial. The last two are means of clean accuracy and the other.
-OBJECTIVES = {
+OBJECTIVES: dict[ObjectiveName, str] = {
     "certified": "val_certified_accuracy",
     "clean": "val_accuracy",
     "robust": "val_robust_accuracy",

@@ -1,38 +1,62 @@
 """A search as the command line runs it."""
 
-from clustr_keras.data import as_floats
-from clustr_keras.progress import EpochProgress, console, progress_bar, say
-from clustr_keras.training.certified import certified_recipe
-from clustr_keras.training.recipes import paper_recipe
-from clustr_keras.training.run import accuracy_facts
+import dataclasses
+import pathlib
+from typing import Any
+
+import keras_tuner
+
+from clustr_keras.data import ImageDataset, Split, as_floats
+from clustr_keras.progress import console, progress_bar
+from clustr_keras.training.accuracies import accuracy_facts
+from clustr_keras.training.certified import CertifiedRecipe, certified_recipe
+from clustr_keras.training.epoch_progress import EpochProgress
+from clustr_keras.training.recipes import Recipe, paper_recipe
 from clustr_keras.tuning.hypermodel import ClustrHyperModel
 from clustr_keras.tuning.leaderboard import Leaderboard
 from clustr_keras.tuning.objectives import OBJECTIVES, make_objective
 from clustr_keras.tuning.search import as_part_of, make_tuner, saving_atomically
 
 
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Args:
+        leaderboard: `Leaderboard` of the trials.
+        retrained: `accuracy_facts` of the model with the best settings, `None` if none was trained again.
+    """
+
+    leaderboard: Leaderboard
+    retrained: dict[str, Any] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"trials": self.leaderboard.rows, "retrained": self.retrained}
+
+
 def run_search(
-    dataset,
-    recipe,
-    output,
-    tuner="random",
-    objective=None,
-    radius=None,
-    eps=8 / 255,
-    fast=False,
-    max_trials=10,
-    epochs=None,
-    retrain=None,
-    role=None,
-    address=None,
-    seed=0,
-):
-    """Searches for the settings of a recipe, shows how the trials compare, and trains the best ones again.
+    dataset: ImageDataset,
+    recipe: str,
+    output: pathlib.Path,
+    tuner: str = "random",
+    objective: str | None = None,
+    radius: float | None = None,
+    eps: float = 8 / 255,
+    fast: bool = False,
+    max_trials: int = 10,
+    epochs: int | None = None,
+    retrain: pathlib.Path | None = None,
+    role: str | None = None,
+    address: str | None = None,
+    seed: int = 0,
+) -> Search | None:
+    """Searches for the settings of a recipe, shows how far it has come, and trains the best ones again.
 
     Args:
         dataset: `ImageDataset`.
         recipe: `"certified"`, or a name that `paper_recipe` knows.
-        output: Folder of the search, which goes on where it was stopped.
+        output: Folder of the search, which goes on where it was stopped; `leaderboard.csv` and its picture go there.
         tuner: See `make_tuner`.
         objective: See `make_objective`; certified accuracy or accuracy under attack by default.
         radius, eps: See `ClustrHyperModel`.
@@ -44,18 +68,12 @@ def run_search(
         seed: Integer.
 
     Returns:
-        The `Leaderboard`; `None` on a worker, whose chief has it.
+        A `Search`; `None` on a worker, whose chief has it.
 
     Raises:
         ValueError: If there is no such recipe, tuner or objective, or they do not go together.
     """
-    if recipe == "certified":
-        if fast:
-            raise ValueError("the recipe certified has one scale; --fast is for the others.")
-        start = certified_recipe(dataset.name, seed)
-    else:
-        start = paper_recipe(recipe, dataset.name, eps, seed)
-        start = start.faster() if fast else start
+    start = _start(recipe, dataset.name, eps, fast, seed)
     objective = objective or ("certified" if recipe == "certified" else "robust")
     hypermodel = ClustrHyperModel(dataset, start, radius, eps)
     goal = make_objective(objective)
@@ -70,19 +88,31 @@ def run_search(
         return None
     leaderboard = Leaderboard.of(made)
     leaderboard.write(output)
-    console.print(leaderboard.table())
-    say(f"Wrote {output / 'leaderboard.csv'}.")
+    retrained = None
     if retrain is not None:
-        _retrain(hypermodel, made.get_best_hyperparameters()[0], epochs, retrain, dataset.test)
-    return leaderboard
+        retrained = _retrain(hypermodel, made.get_best_hyperparameters()[0], epochs, retrain, dataset.test)
+    return Search(leaderboard, retrained)
 
 
-def _retrain(hypermodel, hp, epochs, path, test):
+def _start(recipe: str, data: str, eps: float, fast: bool, seed: int) -> CertifiedRecipe | Recipe:
+    """The settings to start from."""
+    if recipe != "certified":
+        start = paper_recipe(recipe, data, eps, seed)
+        return start.faster() if fast else start
+    if fast:
+        raise ValueError("the recipe certified has one scale; --fast is for the others.")
+    return certified_recipe(data, seed)
+
+
+def _retrain(
+    hypermodel: ClustrHyperModel,
+    hp: keras_tuner.HyperParameters,
+    epochs: int | None,
+    path: pathlib.Path,
+    test: Split,
+) -> dict[str, Any]:
     with progress_bar("Retraining", epochs or hypermodel.recipe.epochs) as report:
         model = hypermodel.retrain(hp, epochs, [EpochProgress(report)])
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
-    facts = accuracy_facts(model, as_floats(test.images), test.labels, hypermodel.is_certified)
-    shown = [f"clean accuracy {facts['clean_accuracy']:.1%}"]
-    shown += [f"{share:.1%} certified at {radius}" for radius, share in facts.get("certified_accuracy", {}).items()]
-    say(f"Saved {path}. Test: {', '.join(shown)}.")
+    return accuracy_facts(model, as_floats(test.images), test.labels, hypermodel.is_certified)

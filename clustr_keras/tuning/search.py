@@ -3,8 +3,11 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import get_args
 
 import keras_tuner
+
+from clustr_keras.names import TunerName
 
 _VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
@@ -47,7 +50,7 @@ def make_tuner(
         return keras_tuner.BayesianOptimization(hypermodel, max_trials=max_trials, **common)
     if name == "hyperband":
         return keras_tuner.Hyperband(hypermodel, max_epochs=epochs, **common)
-    raise ValueError(f"there is no tuner {name!r}; expected random, bayesian or hyperband.")
+    raise ValueError(f"there is no tuner {name!r}; expected one of {', '.join(get_args(TunerName))}.")
 
 
 @contextlib.contextmanager

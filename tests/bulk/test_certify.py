@@ -1,5 +1,6 @@
 """`clustr certify --input` from the shell."""
 
+import json
 import os
 import pathlib
 import signal
@@ -46,12 +47,36 @@ def test_a_folder_with_two_workers(saved, classifier, photos, tmp_path):
         [row["certified_radius"] for row in valid], certificate.certified_radius[of_row], atol=1e-6
     )
 
-    code, out, err = certify(*arguments)
-    assert (code, err) == (0, "")
-    assert "7 of 7 shards are finished already" in out
+    code, out, err = certify(*arguments, "--json")
+    assert (code, err) == (0, "7 of 7 shards are finished already.\n")
+    assert json.loads(out) == {
+        "model": str(saved),
+        "input": str(folder),
+        "output": str(tmp_path / "out"),
+        "images": 13,
+        "invalid": 5,
+        "labeled": 0,
+        "accuracy": None,
+        "mean_certified_radius": pytest.approx(np.mean([row["certified_radius"] for row in valid])),
+    }
     code, out, err = certify(*arguments, "--method", "nearest")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "belongs to another run, which differs in method: None there, nearest now" in err
+
+
+def test_a_random_sample_of_the_input(saved, classifier, digits, tmp_path):
+    arguments = ("--model", saved, "--input", "digits", "--split", "test", "--output", tmp_path / "out")
+    code, out, err = certify(*arguments, "--examples", 30, "--seed", 4, "--json")
+    assert (code, err) == (0, "")
+    drawn = np.sort(np.random.default_rng(4).permutation(360)[:30])
+    rows = pq.read_table(tmp_path / "out").to_pydict()
+    assert rows["id"] == [f"digits/test/{row}" for row in drawn]
+    assert rows["label"] == digits[1][1][drawn].tolist()
+    certificate = classifier.certify(digits[1][0][drawn])
+    np.testing.assert_array_equal(rows["class_id"], certificate.class_ids)
+    answer = json.loads(out)
+    assert (answer["images"], answer["labeled"]) == (30, 30)
+    assert answer["accuracy"] == pytest.approx(np.mean(certificate.class_ids == digits[1][1][drawn]))
 
 
 def test_a_killed_run_goes_on(saved, classifier, digits, tmp_path):

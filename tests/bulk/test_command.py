@@ -1,5 +1,6 @@
 """What `clustr certify` says of options that do not fit, whether or not Beam is installed."""
 
+import importlib.util
 import sys
 
 import pytest
@@ -35,6 +36,6 @@ def test_a_model_that_is_not_there(capsys, monkeypatch):
 
 
 def test_what_is_missing_without_beam(saved, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     said = refused(capsys, monkeypatch, "--model", saved, "--input", "digits", "--output", tmp_path)
     assert "pip install 'clustr-keras[beam]'" in said

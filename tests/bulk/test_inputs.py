@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from clustr_keras.bulk.inputs import First, find_input
+from clustr_keras.bulk.inputs import Sample, find_input
 from clustr_keras.bulk.shards import numbered
 
 BROKEN = ["a/broken.png", "a/text.jpg", "b/empty.PNG", "b/large.png", "c.png"]
@@ -70,11 +70,32 @@ def test_digits_by_splits(digits):
     assert len(set(everything)) == len(everything) == len(x_train) + len(x_test)
 
 
-def test_the_first_images_are_those_of_the_whole(digits):
+def test_a_sample_is_drawn_at_random_from_all_images(digits):
     whole = find_input("digits")
-    ids = [name for part in read_all(First(whole, 250), 100) for name in part.ids]
-    assert ids == [f"digits/train/{index}" for index in range(250)]
-    assert First(whole, 250).facts != whole.facts
+    drawn = sorted(np.random.default_rng(3).permutation(1797)[:250].tolist())
+    expected = [f"digits/train/{row}" if row < 1437 else f"digits/test/{row - 1437}" for row in drawn]
+    images = np.concatenate([part[0] for part in digits])[drawn]
+    for size in (100, 2000):
+        parts = read_all(pickle.loads(pickle.dumps(Sample(whole, 250, seed=3))), size)
+        assert [name for part in parts for name in part.ids] == expected
+        np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), images)
+    facts = [source.facts for source in (whole, Sample(whole, 250), Sample(whole, 250, 3), Sample(whole, 251))]
+    assert all(first != second for row, first in enumerate(facts) for second in facts[:row])
+
+
+def test_a_sample_of_files_keeps_what_belongs_to_each(photos):
+    whole = find_input(str(photos[0]))
+    (photos[0] / "a" / "0.png").unlink()
+    (everything,) = read_all(whole, 100)
+
+    def by_id(part):
+        rows = zip(part.ids, part.files, part.errors, part.labels, strict=True)
+        return {name: rest for name, *rest in rows}
+
+    found = {name: rest for part in read_all(Sample(whole, 12), 2) for name, rest in by_id(part).items()}
+    assert len(found) == 12
+    assert found == {name: by_id(everything)[name] for name in found}
+    assert len(read_all(Sample(whole, 100), 100)[0]) == 13
 
 
 def test_a_prepared_data_set_is_read_in_parts(prepared):

@@ -8,6 +8,6 @@ Each kind of input is a small picklable object with
 """
 
 from clustr_keras.bulk.inputs.find import find_input
-from clustr_keras.bulk.inputs.first import First
+from clustr_keras.bulk.inputs.sample import Sample
 
-__all__ = ["First", "find_input"]
+__all__ = ["Sample", "find_input"]

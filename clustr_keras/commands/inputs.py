@@ -1,0 +1,90 @@
+"""What commands read: data sets and models."""
+
+import dataclasses
+import pathlib
+import typing
+
+if typing.TYPE_CHECKING:
+    import keras
+
+    from clustr_keras.classifier import ClustrClassifier
+    from clustr_keras.data import ImageDataset
+    from clustr_keras.types import Floats, Ints
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """Test images, or a random sample of them.
+
+    Args:
+        images: Floats `[B, H, W, C]` in [0, 1].
+        labels: int64 `[B]`.
+        ids: int64 `[B]`, their places in the data set.
+        total: Integer, how many the data set has.
+    """
+
+    images: "Floats"
+    labels: "Ints"
+    ids: "Ints"
+    total: int
+
+    @property
+    def sample(self) -> "Ints | None":
+        """The ids, `None` if these are all images."""
+        return None if len(self.ids) == self.total else self.ids
+
+
+def load_data(name: str, data_dir: pathlib.Path | None) -> "ImageDataset":
+    """The data set of `--data` and `--data-dir`."""
+    from clustr_keras.data import load
+
+    return load(name, data_dir)
+
+
+def images_to_test(dataset: "ImageDataset", examples: int | None, seed: int = 0) -> Images:
+    """A random sample of the test images, in their order; all by default."""
+    from clustr_keras.data import as_floats, random_rows
+
+    test = dataset.test
+    ids = random_rows(len(test), examples, seed)
+    return Images(as_floats(test.images[ids]), test.labels[ids], ids, len(test))
+
+
+def check_exists(model: str, option: str = "--model") -> None:
+    """Refuses a model that is not there."""
+    if not pathlib.Path(model).exists() and "://" not in model:
+        raise ValueError(f"{option} {model} does not exist. Name a .keras file, such as clustr train writes.")
+
+
+def load_classifier(model: str, otherwise: str, option: str = "--model") -> "ClustrClassifier":
+    """The `ClustrClassifier` of a .keras file.
+
+    Args:
+        model: What `--model` says.
+        otherwise: What to do with an exported version.
+        option: What names the file.
+    """
+    check_exists(model, option)
+    if pathlib.Path(model).is_dir():
+        raise ValueError(f"{option} {model} is a folder; expected the .keras file of a ClustrClassifier. {otherwise}")
+    from clustr_keras.classifier import ClustrClassifier
+
+    loaded = _load(model)
+    if not isinstance(loaded, ClustrClassifier):
+        raise ValueError(f"{option} must hold a ClustrClassifier; {model} holds a {type(loaded).__name__}.")
+    return loaded
+
+
+def load_any(model: str) -> "keras.Model | str":
+    """A Keras model, or the path of a SavedModel as it is."""
+    check_exists(model)
+    return model if pathlib.Path(model).is_dir() else _load(model)
+
+
+def _load(path: str) -> "keras.Model":
+    import keras
+
+    import clustr_keras
+
+    clustr_keras.register_for_deserialization()
+    return keras.models.load_model(path)
