@@ -1,6 +1,7 @@
 """The images of a shard, as they were read."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, rows):
+    def take(self, rows: Sequence[int]) -> "Examples":
         """Those at some places, integers, alone."""
         errors = self.errors and [self.errors[row] for row in rows]
         files = None if self.files is None else [self.files[row] for row in rows]

@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from clustr_keras.serving.endpoint import Endpoint
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.queries import as_images
 from clustr_keras.types import ArrayLike, Floats
+
+if TYPE_CHECKING:
+    import rich.table
 
 # No run is longer than this, whatever was asked for.
 _MOST_REQUESTS = 10_000_000
@@ -57,7 +60,7 @@ class LoadTestResult:
         """All of it in types that JSON knows."""
         return dataclasses.asdict(self)
 
-    def table(self):
+    def table(self) -> "rich.table.Table":
         """A `rich.table.Table` of it."""
         import rich.table
 
@@ -72,7 +75,7 @@ class LoadTestResult:
         table.add_row("errors", ", ".join(f"{code} {count}" for code, count in self.errors.items()) or "none")
         return table
 
-    def report(self):
+    def report(self) -> None:
         """Prints that table."""
         from clustr_keras.progress import console
 
