@@ -43,7 +43,8 @@ def make_tuner(
     >>> tuner = make_tuner("random", ClustrHyperModel(load("digits")), make_objective("certified"), 6, 20, "runs/tune")
     >>> tuner.search(epochs=20)
     """
-    common = {"objective": objective, "directory": str(directory), "project_name": name, "seed": seed}
+    # KerasTuner takes 0 for no seed, and draws one.
+    common = {"objective": objective, "directory": str(directory), "project_name": name, "seed": seed + 1}
     if name == "random":
         return keras_tuner.RandomSearch(hypermodel, max_trials=max_trials, **common)
     if name == "bayesian":
