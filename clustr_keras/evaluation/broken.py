@@ -69,9 +69,10 @@ def broken_certificates(
     Raises:
         ValueError: If the target makes no certificates.
     """
-    certify, claimed = target.certify, certificate.certified_radius
+    certify = target.certify
     if certify is None:
         raise ValueError(f"certificates are held against flips; {target.name} makes none.")
+    claimed = certificate.certified_radius
     if claimed is None:
         claimed = certificate.radius * np.float32(1.0 - _REAL_ARITHMETIC)
     radius, class_ids, images = claimed.astype("float64"), certificate.class_ids, flips.images

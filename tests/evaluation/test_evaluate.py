@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from clustr_keras import ClustrClassifier
+from clustr_keras.evaluation.broken import broken_certificates
 from clustr_keras.evaluation.evaluate import evaluate
 from clustr_keras.evaluation.target import as_target
 from clustr_keras.evaluation.threat_model import ThreatModel
@@ -191,3 +192,9 @@ def test_arguments_are_checked(classifier, test_images, change, match):
     arguments = {"images": test_images[0], "labels": test_images[1], "threat_models": THREATS[:1]}
     with pytest.raises(ValueError, match=match):
         evaluate(classifier, **{**arguments, **change})
+
+
+def test_without_certificates_there_are_none_to_break(evaluation):
+    target = dataclasses.replace(evaluation.target, certify=None)
+    with pytest.raises(ValueError, match="makes none"):
+        broken_certificates(target, certificate=None, flips=None, stages=None)
