@@ -67,7 +67,7 @@ def verify_export(folder: pathlib.Path, signatures: Signatures, images: Floats) 
     ]
     with tempfile.TemporaryDirectory() as scratch:
         for name, _, _, inputs in endpoints:
-            np.savez(pathlib.Path(scratch, f"{name}.inputs.npz"), **inputs)
+            _save(pathlib.Path(scratch, f"{name}.inputs.npz"), inputs)
         command = [sys.executable, "-m", "clustr_keras.serving.verification", str(folder), scratch]
         # On the CPU: this process may hold all memory of a GPU.
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -80,6 +80,10 @@ def verify_export(folder: pathlib.Path, signatures: Signatures, images: Floats) 
                 live = tf.function(function, input_signature=specs)(*map(tf.constant, inputs.values()))
             served = dict(np.load(pathlib.Path(scratch, f"{name}.outputs.npz"), allow_pickle=True))
             _compare(name, {key: value.numpy() for key, value in live.items()}, served)
+
+
+def _save(path, arrays):
+    np.savez(path, **arrays)
 
 
 def _compare(name, live, served):
@@ -109,8 +113,7 @@ def _main(folder, scratch):
             sys.exit(f"warm-up request {index} fails, and the model is not loaded: {' '.join(str(error).split())}")
     for inputs in pathlib.Path(scratch).glob("*.inputs.npz"):
         name = inputs.name.removesuffix(".inputs.npz")
-        outputs: dict[str, Any] = run(name, **np.load(inputs, allow_pickle=True))
-        np.savez(inputs.with_name(f"{name}.outputs.npz"), **outputs)
+        _save(inputs.with_name(f"{name}.outputs.npz"), run(name, **np.load(inputs, allow_pickle=True)))
 
 
 if __name__ == "__main__":
