@@ -36,7 +36,7 @@ def as_pixels(images, labels):
     return keras.ops.clip(images / 255.0, 0.0, 1.0), labels
 
 
-train, held_back = train.map(as_pixels).cache(), held_back.map(as_pixels)
+train, held_back = train.map(as_pixels), held_back.map(as_pixels)
 
 model = ClustrClassifier(lipschitz_convnet((asked.size, asked.size, 3)), len(class_names), class_names=class_names)
 model.compile(
