@@ -123,7 +123,7 @@ def _attack(
     is_right = certificate.class_ids == labels
     restarts = 5
     attacks = {norm: ProjectedGradientDescent(logits, norm, steps=20, restarts=restarts, seed=seed) for norm, _ in PGD}
-    accuracies, strongest = [], None
+    accuracies, strongest = [], images
     total = restarts * len(images)
     with progress_bar("Attacks", total * len(PGD)) as report:
         for index, (norm, eps) in enumerate(PGD):

@@ -28,9 +28,8 @@ class Examples:
     def take(self, rows: Sequence[int]) -> "Examples":
         """Those at some places, integers, alone."""
         errors = self.errors and [self.errors[row] for row in rows]
-        files = None if self.files is None else [self.files[row] for row in rows]
-        images = None if self.images is None else self.images[list(rows)]
-        return Examples([self.ids[row] for row in rows], [self.labels[row] for row in rows], files, images, errors)
+        images = [self.images[row] for row in rows] if isinstance(self.images, list) else self.images[list(rows)]
+        return Examples([self.ids[row] for row in rows], [self.labels[row] for row in rows], images, errors)
 
     @property
     def num_bytes(self) -> int:

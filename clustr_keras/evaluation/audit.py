@@ -61,9 +61,7 @@ class AuditResult:
         """The counts, ready for JSON."""
         return {"examples": self.examples, "attacks": list(self.attacks), "violations": len(self.violations)}
 
-    def save_counterexamples(
-        self, images: Floats, folder: pathlib.Path, ids: Ints | None = None
-    ) -> list[pathlib.Path]:
+    def save_counterexamples(self, images: Floats, folder: pathlib.Path, ids: Ints | None = None) -> list[pathlib.Path]:
         """Writes `counterexample-<id>.npz` for each violation, and removes those of an earlier audit.
 
         Each holds `image`, `adversarial`, `distance`, `certified_radius`, `class_before`, `class_after`, `attack`, and

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from clustr_keras.attacks import AttackResult
+from clustr_keras.attacks.attack import Progress
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.evaluation.audit import audit, default_attacks
 from clustr_keras.evaluation.reach import ReachResult, reach
-from clustr_keras.progress import Report, progress_bar
+from clustr_keras.progress import progress_bar
 from clustr_keras.results_file import write_json
-from clustr_keras.types import Floats, Ints
+from clustr_keras.types import ArrayLike, Floats, Ints
 
 
 def run_audit(
@@ -71,7 +72,10 @@ class _Found:
     def attempts(self, count: int) -> int:
         return count
 
-    def __call__(self, images: Floats, labels: Ints, eps: Floats, progress: Report) -> AttackResult:
+    def __call__(
+        self, images: ArrayLike, labels: ArrayLike, eps: ArrayLike, progress: Progress | None = None
+    ) -> AttackResult:
         is_flipped = np.isfinite(self.reached.distance)
-        progress(len(images))
-        return AttackResult(self.reached.adversarial, is_flipped, labels, self.reached.distance)
+        if progress is not None:
+            progress(len(is_flipped))
+        return AttackResult(self.reached.adversarial, is_flipped, np.asarray(labels), self.reached.distance)

@@ -36,7 +36,7 @@ class Target:
         image_shape: `(H, W, C)`.
         num_classes: Integer.
         name: What the report calls it.
-        certify: Function from images to a `Certificate`, or `None`.
+        certify: Function from images, and the size of batches if need be, to a `Certificate`; or `None`.
         embed: Function from images to embeddings `[B, D]`, or `None`.
         centers: Floats `[C, K, D]`, or `None`.
         class_names: Tuple of strings.
@@ -48,7 +48,7 @@ class Target:
     image_shape: tuple[int, ...]
     num_classes: int
     name: str
-    certify: Callable[[Floats], Certificate] | None = None
+    certify: Callable[..., Certificate] | None = None
     embed: Callable[[Floats], Floats] | None = None
     centers: Floats | None = None
     class_names: tuple[str, ...] = ()

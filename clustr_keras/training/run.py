@@ -125,7 +125,7 @@ def _logs(
     if csv_log is not None:
         csv_log.parent.mkdir(parents=True, exist_ok=True)
         is_resumed = checkpoint is not None and csv_log.exists()
-        if is_resumed:
+        if checkpoint is not None and is_resumed:
             _drop_rows(csv_log, EpochCheckpoint(checkpoint).saved_epoch)
         callbacks.append(keras.callbacks.CSVLogger(csv_log, append=is_resumed))
     if tensorboard is not None:
