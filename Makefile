@@ -24,6 +24,7 @@ test-jax: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -103,5 +104,5 @@ constraints-beam:
 	@touch $(BEAM_READY)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-beam $(DOCS) runs dist build site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-beam $(DOCS) runs dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
