@@ -66,6 +66,13 @@ def test_the_python_blocks_compile_and_what_they_import_from_us_exists():
                     assert hasattr(module, alias.name), f"{page}: {node.module} has no {alias.name}"
 
 
+def test_the_papers_training_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    [(page, body)] = blocks("python", [ROOT / "docs/how-to/paper.md"])
+    exec(compile(body, page, "exec"), {})
+    assert float(capsys.readouterr().out.split()[-1]) > 0.8
+
+
 def test_the_commands_shown_exist_with_their_options():
     lines = command_lines()
     assert len(lines) > 20
