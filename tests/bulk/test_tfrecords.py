@@ -40,7 +40,7 @@ def test_images_labels_and_errors(records, size):
     source = find_input(str(folder / "a-*"))
     parts = [source.read(place, count) for count, place in source.pieces(size)]
     ids, labels, read, errors = (
-        [value for part in parts for value in getattr(part, name)] for name in ("ids", "labels", "files", "errors")
+        [value for part in parts for value in getattr(part, name)] for name in ("ids", "labels", "images", "errors")
     )
     assert ids == [f"a-0.tfrecord#{row}" for row in range(7)] + [f"a-1.tfrecord.gz#{row}" for row in range(4)]
     assert labels == [0, 1, 2, 3, 4, None, 3, 5, None, None, None]
