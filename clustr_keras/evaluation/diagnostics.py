@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from clustr_keras.attacks import ProjectedGradientDescent, SquareAttack, cross_entropy, margin
+from clustr_keras.attacks import ProjectedGradientDescent, SquareAttack, cross_entropy, dlr, margin
 from clustr_keras.attacks.attack import Logits
 from clustr_keras.attacks.steps import ascent_step, input_gradient
 from clustr_keras.evaluation.flips import Flips
@@ -20,6 +20,8 @@ from clustr_keras.types import Ints
 MAX_WITHOUT_GRADIENT = 0.05
 # A stronger attack may be behind a weaker one by this much, and by more where that may be chance.
 MAX_REVERSAL = 0.02
+# What an attack on the cross-entropy may leave more than one on another loss, or on rescaled scores.
+MAX_SATURATION = 0.03
 # On fewer right examples a comparison that shows nothing says nothing.
 MIN_EXAMPLES = 50
 # What doubled restarts or steps may take off.
@@ -30,6 +32,11 @@ MAX_UNBOUNDED = 0.01
 MAX_CHANGED = 0.01
 # Share of the points where a short step may do something else than the gradient says.
 MAX_MISLED = 0.1
+
+# What rescaled logits spread over: the cross-entropy is neither flat there nor that of the likeliest class alone.
+_SPREAD = 10.0
+# Least score whose logarithm is taken: below it float32 has no normal numbers.
+_TINY = 1e-37
 
 # Length of that step, in units of eps: short enough for the gradient to hold, long for a ripple.
 _SHORT_STEP = 0.01
@@ -73,9 +80,14 @@ class Diagnostics:
     - `black box beats white box`: the Square attack leaves less than the white-box attack.
     - `transfer beats white box`: flips of the surrogate leave less than the white-box attack.
     - `more effort still helps`: twice the restarts, or twice the steps, take off more than 2 points.
+    - `cross-entropy saturates`: PGD on the cross-entropy leaves more than 3 points more than on the margin, or on the
+      difference of logits ratio: the cross-entropy is flat where the scores are, which those two are not.
+    - `scores saturate`: it leaves more than 3 points more than through other scores of the same order: their logarithms
+      if all are positive, else as many times the logits as let them spread over 10 on average.
     - `large eps does not reach 0`: more than 1 % is left where every image is allowed.
 
-    "Less" is by more than 2 points, and all of this beyond chance: p < 0.025 in the exact test on pairs (McNemar's),
+    The attacks of the two on saturation have 5 starts and steps that shrink. "Less" is by more than 2 points if nothing
+    else is said, and all of this beyond chance: p < 0.025 in the exact test on pairs (McNemar's),
     the examples being the same. On fewer than 50 right examples such a comparison fails or says nothing.
 
     Args:
@@ -147,6 +159,7 @@ class Diagnostics:
             ),
             self._transfer(white_box),
             self._more_effort(white_box),
+            *self._saturation(),
             self._unbounded(),
         )
 
@@ -245,10 +258,8 @@ class Diagnostics:
         )
         # One surrogate is told from another by what it says.
         said = np.concatenate([np.asarray(self.surrogate(image[None])) for image in self.images[:16]])
-        result = self._result("transfer", attack, self.eps, hashlib.sha256(said.tobytes()).hexdigest())
-        class_ids, _ = self.target.predict(result.adversarial, self.batch_size)
-        self.flips.add(self.rows, result.adversarial, class_ids)
-        return self._weaker("transfer beats white box", {"white box": white_box, "transfer": class_ids == self.labels})
+        stands = self._stands("transfer", attack, self.eps, hashlib.sha256(said.tobytes()).hexdigest())
+        return self._weaker("transfer beats white box", {"white box": white_box, "transfer": stands})
 
     def _more_effort(self, white_box):
         stands = {
@@ -263,6 +274,37 @@ class Diagnostics:
             stands,
             f"twice the restarts or steps take off at most {100 * MAX_GAIN:g} points, beyond chance",
         )
+
+    def _saturation(self):
+        losses = (cross_entropy, margin, dlr) if self.target.num_classes > 2 else (cross_entropy, margin)
+        stands = {
+            loss.__name__: self._stands(f"saturation, {loss.__name__}", self._pgd(loss=loss, decay=True), self.eps)
+            for loss in losses
+        }
+        on_cross_entropy, *others = stands.values()
+        most = MAX_SATURATION * len(self.asked)
+        rule = f"leaves at most {100 * MAX_SATURATION:g} points more than"
+        yield self._compared(
+            "cross-entropy saturates",
+            not any(is_clearly_less(standing, on_cross_entropy, most) for standing in others),
+            stands,
+            f"an attack on the cross-entropy {rule} one on the margin or the difference of logits ratio, beyond chance",
+        )
+        rescaled = self._stands("saturation, rescaled", self._pgd(logits=self._rescaled(), decay=True), self.eps)
+        yield self._compared(
+            "scores saturate",
+            not is_clearly_less(rescaled, on_cross_entropy, most),
+            {"scores": on_cross_entropy, "rescaled": rescaled},
+            f"an attack on the cross-entropy of the scores {rule} one on that of their logarithms, or of logits that "
+            f"spread over {_SPREAD:g}, beyond chance",
+        )
+
+    def _rescaled(self):
+        _, logits = self.target.predict(self.images, self.batch_size)
+        if (logits > 0.0).all():
+            return lambda images: tf.math.log(tf.maximum(self.target.logits(images), _TINY))
+        factor = _SPREAD / max(float(np.ptp(logits, axis=-1).mean()), _TINY)
+        return lambda images: factor * self.target.logits(images)
 
     def _unbounded(self):
         everything = 1.0 if self.norm == "l_inf" else float(np.sqrt(self.images[0].size))
@@ -298,9 +340,9 @@ class Diagnostics:
         ]
         return np.all(stands, axis=0)
 
-    def _pgd(self, steps=_STEPS, restarts=_RESTARTS, step_size=None, loss=cross_entropy):
+    def _pgd(self, steps=_STEPS, restarts=_RESTARTS, step_size=None, loss=cross_entropy, logits=None, decay=False):
         return ProjectedGradientDescent(
-            self.target.logits,
+            logits or self.target.logits,
             self.norm,
             steps,
             restarts,
@@ -308,6 +350,7 @@ class Diagnostics:
             loss=loss,
             batch_size=self.batch_size,
             seed=self.seed,
+            decay=decay,
         )
 
     def _square(self):
@@ -319,11 +362,12 @@ class Diagnostics:
         settings = ["diagnostics", name, settings_of(attack), self.norm, eps, self.rows.tolist(), *depends_on]
         return self.stages(settings, lambda: attack(self.images, self.labels, eps))
 
-    def _stands(self, name, attack, eps):
-        """Which of the right examples stand the attack."""
-        result = self._result(name, attack, eps)
-        self.flips.add(self.rows, result.adversarial, result.class_ids)
-        return ~result.is_flipped
+    def _stands(self, name, attack, eps, *depends_on):
+        """Which of the right examples stand the attack, of whatever logits it is."""
+        result = self._result(name, attack, eps, *depends_on)
+        class_ids, _ = self.target.predict(result.adversarial, self.batch_size)
+        self.flips.add(self.rows, result.adversarial, class_ids)
+        return class_ids == self.labels
 
     def _share_of(self, is_standing):
         return float(is_standing.sum() / len(self.asked))
