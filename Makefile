@@ -85,7 +85,7 @@ test-lowest:
 # Apache Beam wants an older protobuf than everything else, so `clustr certify --input` and its tests have an environment
 # of their own.
 BEAM_READY := .venv-beam/.ready
-BEAM_INSTALL = .venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[beam]' pytest hypothesis
+BEAM_INSTALL = .venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[beam]' pytest pytest-xdist hypothesis
 
 test-beam: $(BEAM_READY)
 	.venv-beam/bin/pytest tests/bulk
