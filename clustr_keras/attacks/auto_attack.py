@@ -14,7 +14,8 @@ class AutoAttack:
     """APGD on the cross-entropy, on the difference of logits ratio, and targeted; then the Square attack: all of ART.
 
     The difference of logits ratio needs 3 classes, and its targeted form 4; with fewer, those are left out. FAB is
-    missing in ART, so that this is not all of the published AutoAttack: quote it as "AutoAttack (ART)".
+    missing in ART, so that this is not all of the published AutoAttack: quote it as "AutoAttack (ART)". ART's targeted
+    form descends the difference of logits ratio of the target class, which is another formula than the paper's.
 
     Args:
         logits: Function from images `[B, H, W, C]` to logits `[B, classes]`. Not probabilities: they saturate.

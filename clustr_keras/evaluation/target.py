@@ -23,6 +23,8 @@ from clustr_keras.names import Scores
 from clustr_keras.types import Floats, Ints
 
 SCORES: tuple[str, ...] = get_args(Scores)
+# Flat for large inputs, and of the same order as those.
+_SATURATING = (keras.activations.softmax, keras.activations.sigmoid)
 # Least probability whose logarithm is taken: below it float32 has no normal numbers.
 _TINY = 1e-37
 
@@ -73,9 +75,9 @@ def as_target(model: keras.Model | Target | str | os.PathLike[str], scores: str 
     """Makes a target of any Keras classifier or SavedModel.
 
     Of a `ClustrClassifier` the deployed network is attacked, through its distance logits or other scores of its
-    clusters. A softmax at the end of a Keras model is taken off, since it saturates. Where a SavedModel has a signature
-    with `logits` those are attacked, and the logarithms of its probabilities otherwise; an export of this package
-    brings its certificates along.
+    clusters. A softmax or sigmoid at the end of a Keras model is taken off, as it saturates. Where a SavedModel has a
+    signature with `logits` those are attacked, and the logarithms of its probabilities otherwise; an export of this
+    package brings its certificates along.
 
     Args:
         model: `ClustrClassifier`, another `keras.Model` with logits or probabilities `[B, classes]`, a `Target`, or the
@@ -146,7 +148,7 @@ def _of_keras(model):
             "the model must take images [B, H, W, C] and give one score for each class [B, classes]; it takes "
             f"{shape} and gives {model.output_shape}."
         )
-    logits = _in_inference(_without_softmax(model))
+    logits = _in_inference(_without_saturation(model))
     if _gives_probabilities(logits, shape[1:]):
         logits = _log_of(logits)
     if model.output_shape[-1] < 2:
@@ -177,18 +179,17 @@ def _fingerprint_of(model, scores=""):
     return digest.hexdigest()
 
 
-def _without_softmax(model):
-    """The model up to the softmax that it ends in; itself if it does not, or is no graph of layers."""
+def _without_saturation(model):
+    """The model up to the softmax or sigmoid that it ends in; itself if it does not, or is no graph of layers."""
     outputs = getattr(model, "outputs", None)
     last = next((layer for layer in reversed(model.layers) if _gives(layer, outputs)), None)
     if last is None:
         return model
     activation = getattr(last, "activation", None)
-    if isinstance(last, keras.layers.Softmax) or (
-        isinstance(last, keras.layers.Activation) and activation is keras.activations.softmax
-    ):
+    is_saturating = activation in _SATURATING
+    if isinstance(last, keras.layers.Softmax) or (isinstance(last, keras.layers.Activation) and is_saturating):
         return keras.Model(model.inputs, last.input)
-    if activation is not keras.activations.softmax:
+    if not is_saturating:
         return model
     linear = type(last).from_config({**last.get_config(), "activation": "linear", "name": f"{last.name}_linear"})
     logits = linear(last.input)

@@ -41,6 +41,16 @@ def test_a_softmax_at_the_end_is_taken_off(last):
     assert_array_equal(class_ids, model.predict(images_of(), verbose=0).argmax(-1))
 
 
+@pytest.mark.parametrize(
+    "last", [[keras.layers.Dense(3, "sigmoid")], [keras.layers.Dense(3), keras.layers.Activation("sigmoid")]]
+)
+def test_a_sigmoid_at_the_end_is_taken_off(last):
+    model = network(*last)
+    _, logits = as_target(model).predict(images_of())
+    assert_allclose(tf.sigmoid(logits), model.predict(images_of(), verbose=0), atol=1e-6)
+    assert logits.min() < 0.0
+
+
 def test_logits_stay_as_they_are_in_sequential_models_too():
     model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(4)])
     target = as_target(model)
