@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from clustr_keras.certificates.distances import norms
 from clustr_keras.certificates.floats import widest_float
 from clustr_keras.certificates.hyperplanes import COINCIDENT
 from clustr_keras.certificates.projection import active_sets, dual_weights
@@ -58,7 +59,7 @@ class CenterGeometry(keras.layers.Layer):
             return ops.take(self._gap_table, class_ids, axis=0)
 
         def of_class(class_id):
-            return _inverse(ops.norm(self.centers[:, None, :] - ops.take(self._by_class(), class_id, axis=0), axis=-1))
+            return _inverse(norms(self.centers[:, None, :] - ops.take(self._by_class(), class_id, axis=0)))
 
         return ops.map(of_class, ops.convert_to_tensor(class_ids))
 
@@ -67,7 +68,7 @@ class CenterGeometry(keras.layers.Layer):
         if self._gap_table is not None:
             row = (own // self.clusters) * (self.num_classes * self.clusters) + rival
             return ops.take(ops.reshape(self._gap_table, (-1,)), row * self.clusters + own % self.clusters)
-        return _inverse(ops.norm(ops.take(self.centers, own, axis=0) - ops.take(self.centers, rival, axis=0), axis=-1))
+        return _inverse(norms(ops.take(self.centers, own, axis=0) - ops.take(self.centers, rival, axis=0)))
 
     def normal_products(self, class_ids: Tensor, rivals: Tensor) -> Tensor:
         """`n_ab . n_a'b` of the centers `a`, `a'` of a class per example and T rivals `b` each, `[B, T, K, K]`."""

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from clustr_keras.center_geometry import CenterGeometry
+from clustr_keras.certificates.distances import norms
 from clustr_keras.certificates.floats import unit_roundoff, widest_float
 from clustr_keras.certificates.logits import deciding_pairs
 from clustr_keras.certificates.margins import closest_rivals
@@ -58,7 +59,7 @@ class DeployedHead(keras.layers.Layer):
 
     def size(self, embeddings: Tensor) -> Tensor:
         """`||z - m|| + max ||mu||`, floats `[B]`."""
-        return ops.norm(ops.cast(embeddings, self.dtype) - self.geometry.mean, axis=-1) + self.geometry.spread
+        return norms(ops.cast(embeddings, self.dtype) - self.geometry.mean) + self.geometry.spread
 
     def error(self, size: Tensor) -> Tensor:
         """Bound `E` on the error of a score at a given size."""

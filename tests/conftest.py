@@ -38,6 +38,7 @@ CORE = (
 )
 # With --quick these tests of them, or all of a file: JAX compiles each operation for each shape, and all take minutes.
 QUICK = {
+    "certificates/test_distances.py": None,
     "consistency/test_qtrades.py": (
         "test_the_twin_is_one_signed_gradient_step_from_a_uniform_start",
         "test_the_loss_differentiates_the_images_distribution_and_not_the_attack",

@@ -37,6 +37,11 @@ def nearest_cluster(embeddings: Tensor, centers: Tensor) -> tuple[Tensor, Tensor
     return nearest // clusters, nearest % clusters
 
 
+def norms(vectors: Tensor, keepdims: bool = False) -> Tensor:
+    """Norms along the last axis. Not by `ops.norm`, which on JAX computes those of float64 in float32."""
+    return ops.sqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=keepdims))
+
+
 def as_geometry(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike) -> tuple[Tensor, Tensor]:
     """Tensors of one dtype (the embeddings'), after a check of the shapes."""
     embeddings = ops.convert_to_tensor(embeddings)

@@ -3,6 +3,7 @@
 from keras import ops
 
 from clustr_keras.certificates.chunks import is_small
+from clustr_keras.certificates.distances import norms
 from clustr_keras.types import Tensor
 
 # Below this distance two centers count as coincident: the square of a smaller one leaves float32's range.
@@ -97,7 +98,7 @@ def signed_distance_error(size: Tensor, dim: int, unit_roundoff: float) -> Tenso
 def size_about_mean(embeddings: Tensor, centers: Tensor) -> Tensor:
     """`||z - mean|| + max ||mu - mean||`, floats `[B, 1]`."""
     mean = mean_of(centers)
-    return ops.norm(embeddings - mean, axis=-1, keepdims=True) + ops.max(ops.norm(centers - mean, axis=-1))
+    return norms(embeddings - mean, keepdims=True) + ops.max(norms(centers - mean))
 
 
 def mean_of(centers: Tensor) -> Tensor:

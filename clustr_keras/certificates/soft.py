@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from clustr_keras.certificates.distances import squared_distances
+from clustr_keras.certificates.distances import norms, squared_distances
 from clustr_keras.types import ArrayLike, Tensor
 
 
@@ -33,6 +33,6 @@ def largest_gaps(centers: Tensor) -> Tensor:
     """`max_{k,l} ||mu_ck - mu_jl||`, `[C, C]`, a class at a time."""
 
     def of_class(own):
-        return ops.max(ops.norm(own[:, None, None, :] - centers, axis=-1), axis=(0, 2))
+        return ops.max(norms(own[:, None, None, :] - centers), axis=(0, 2))
 
     return ops.map(of_class, centers)
