@@ -31,18 +31,3 @@ def manifest_of(source: Source, shards: Sequence[Shard], settings: Mapping[str, 
         "plan": plan,
     }
     return json.loads(json.dumps(described))  # as it will be read again
-
-
-def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], folder: str) -> None:
-    """Checks that the manifest of a folder is the one of this run.
-
-    Raises:
-        ValueError: If it is another one; the message says in what.
-    """
-    differing = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-    if differing:
-        shown = "; ".join(f"{name}: {found.get(name)} there, {expected.get(name)} now" for name in differing)
-        raise ValueError(
-            f"--output {folder} belongs to another run, which differs in {shown}. Certificates would be mixed up: "
-            "choose another --output, delete that folder, or run with what it was begun with."
-        )

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
-from clustr_keras.bulk.manifest import MANIFEST, check_same
+from clustr_keras.bulk.manifest import MANIFEST
 from clustr_keras.bulk.shards import Shard
+from clustr_keras.manifest import check_same
 
 # Readers of a folder of Parquet pass over what begins with an underscore.
 _TEMPORARY = "_temporary"
@@ -44,7 +45,7 @@ class OutputFolder:
         target = FileSystems.join(self.path, MANIFEST)
         if FileSystems.exists(target):
             with FileSystems.open(target) as file:
-                check_same(json.loads(file.read()), manifest, self.path)
+                check_same(json.loads(file.read()), manifest, self.path, "Certificates")
         else:
             if self._names():
                 raise ValueError(

@@ -1,6 +1,7 @@
 """`clustr tune`."""
 
 import importlib.util
+import os
 import pathlib
 import uuid
 from typing import Annotated
@@ -55,8 +56,8 @@ def tune(
 ) -> None:
     """Search for the best settings of a recipe, with KerasTuner.
 
-    JSON: output, data, recipe, seed; trials, the best first, with settings and metrics; retrained, the accuracies of
-    --retrain; of a worker only worker, its name.
+    JSON: output, data, recipe, seed; trials, the best first, with settings and metrics; failed, why those failed that
+    did; retrained, the accuracies of --retrain; of a worker only worker, its name.
     """
     if chief is not None and worker is not None:
         raise ValueError("--chief and --worker exclude each other: a process is one or the other.")
@@ -86,9 +87,12 @@ def tune(
             seed=seed,
         )
         if search is None:
-            answer({"worker": role}, f"{role} has no more to do.")
+            name = role or os.environ["KERASTUNER_TUNER_ID"]
+            answer({"worker": name}, f"{name} has no more to do.")
             return
         shown = [search.leaderboard.table(), f"Wrote {output / 'leaderboard.csv'}."]
+        if search.leaderboard.failures:
+            shown.append(search.leaderboard.failures_in_words())
         if search.retrained is not None:
             shown.append(f"Saved {retrain}. Test: {in_words(search.retrained)}.")
         answer({"output": output, "data": data, "recipe": recipe, "seed": seed, **search.as_dict()}, *shown)

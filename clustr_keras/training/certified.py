@@ -13,6 +13,7 @@ from clustr_keras.data import CropAndFlip, RandomAffine, Split
 from clustr_keras.losses import CertifiedMarginLoss
 from clustr_keras.metrics import CertifiedAccuracy
 from clustr_keras.training.plain_batches import plain_batches
+from clustr_keras.training.resumed_schedule import ResumedSchedule
 from clustr_keras.types import ArrayLike, Floats
 
 _BACKBONES = {make.__name__: make for make in (lipschitz_mlp, lipschitz_convnet, lipschitz_resnet)}
@@ -162,16 +163,25 @@ def fit_certified(
     labels: ArrayLike,
     recipe: CertifiedRecipe,
     callbacks: Iterable[keras.callbacks.Callback] = (),
+    initial_epoch: int = 0,
 ) -> ClustrClassifier:
-    """Compiles a classifier and trains it on arrays: the second half of `train_certified`, which see."""
+    """Compiles a classifier and trains it on arrays: the second half of `train_certified`, which see.
+
+    From `initial_epoch` on, if the epochs before it have been trained: learning rate and batches are those of a
+    training that was not interrupted, the optimizer's moments are not.
+    """
     split = Split(images, np.asarray(labels))
     batches = plain_batches(split, recipe.batch_size, recipe.augmentation, recipe.seed)
+    schedule = _schedule(recipe, recipe.epochs * len(batches))
+    if initial_epoch:
+        batches.epoch = initial_epoch
+        schedule = ResumedSchedule(schedule, initial_epoch * len(batches))
     model.compile(
-        keras.optimizers.Adam(_schedule(recipe, recipe.epochs * len(batches))),
+        keras.optimizers.Adam(schedule),
         CertifiedMarginLoss(recipe.temperature, recipe.margin),
         metrics=["accuracy", CertifiedAccuracy(recipe.watched_radius)],
     )
-    model.fit(batches, epochs=recipe.epochs, verbose=0, callbacks=list(callbacks))
+    model.fit(batches, initial_epoch=initial_epoch, epochs=recipe.epochs, verbose=0, callbacks=list(callbacks))
     return model
 
 

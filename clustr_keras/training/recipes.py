@@ -16,6 +16,7 @@ from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.kmeans_refresh import KMeansRefresh
 from clustr_keras.training.magnet_batches import MagnetBatches
 from clustr_keras.training.plain_batches import plain_batches
+from clustr_keras.training.resumed_schedule import ResumedSchedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,7 @@ def train(
     checkpoint_dir: str | os.PathLike[str] | None = None,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     model: ClustrClassifier | None = None,
+    initial_epoch: int = 0,
 ) -> ClustrClassifier:
     """Trains a classifier on a data set by a recipe.
 
@@ -135,6 +137,8 @@ def train(
             No checkpoint by default.
         callbacks: Keras callbacks of the last stage.
         model: `ClustrClassifier` to go on from, instead of a fresh one and of the recipe's `pretraining`.
+        initial_epoch: Integer, epochs of the recipe that the model has been trained for. Learning rate and batches go
+            on from there, the optimizer's moments start anew. A checkpoint keeps those too, and its epoch counts.
 
     Returns:
         The trained `ClustrClassifier`.
@@ -155,14 +159,16 @@ def train(
     batches = _batches(dataset, recipe)
     # As published: where k-means places the centers, the gradient does not.
     model.head.trainable = not recipe.magnet
-    model.compile(_optimizer(recipe, len(batches)), _loss(recipe), consistency=recipe.consistency)
-    first, callbacks = 0, list(callbacks)
+    model.compile(_optimizer(recipe, len(batches), initial_epoch), _loss(recipe), consistency=recipe.consistency)
+    first, callbacks = initial_epoch, list(callbacks)
+    if hasattr(batches, "epoch"):
+        batches.epoch = first
     if recipe.magnet:
         refresh = KMeansRefresh(batches, n_init=recipe.n_init, max_iter=recipe.max_iter, seed=recipe.seed)
         callbacks = [refresh, *callbacks]
     if checkpoint_dir is not None:
         checkpoint = EpochCheckpoint(checkpoint_dir, batches, callbacks)
-        first = checkpoint.restore(model)
+        first = checkpoint.restore(model) or first
         callbacks.append(checkpoint)
     if first < recipe.epochs:
         model.fit(batches, initial_epoch=first, epochs=recipe.epochs, verbose=0, callbacks=callbacks)
@@ -197,12 +203,14 @@ def _batches(dataset, recipe):
     )
 
 
-def _optimizer(recipe, steps):
+def _optimizer(recipe, steps, initial_epoch=0):
     """Adam, its learning rate divided by 10 after each milestone."""
     # Up to and including its boundary a rate holds.
     milestones = [milestone * steps - 1 for milestone in recipe.milestones if 0 < milestone < recipe.epochs]
     rates = [recipe.learning_rate / 10**count for count in range(len(milestones) + 1)]
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(milestones, rates) if milestones else rates[0]
+    if milestones and initial_epoch:
+        schedule = ResumedSchedule(schedule, initial_epoch * steps)
     return keras.optimizers.Adam(schedule)
 
 

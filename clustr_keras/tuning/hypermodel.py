@@ -1,6 +1,9 @@
 """The recipes with their settings left open."""
 
 import dataclasses
+import os
+import pathlib
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +16,7 @@ from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import ImageDataset, Split, as_floats
 from clustr_keras.training.certified import CertifiedRecipe, certified_recipe, fit_certified, make_certified
 from clustr_keras.training.recipes import Recipe, make_classifier, train
+from clustr_keras.types import Floats
 
 # Validation images that are attacked: PGD on all of them would take longer than a short training.
 _ATTACKED = 500
@@ -28,8 +32,12 @@ class ClustrHyperModel(keras_tuner.HyperModel):
 
     Certified training leaves open the size of the backbone (`width`, `depth`), the `clusters_per_class`, and `margin`,
     `temperature` and `learning_rate` around those of the recipe. The paper's training leaves open `clusters_per_class`
-    (K), `clusters_per_batch` (m), `examples_per_cluster` (d), `alpha`, `learning_rate`, and with QTRADES its weight,
-    `consistency_weight` (lambda).
+    (K), `clusters_per_batch` (m, as far as there are so many clusters), `examples_per_cluster` (d), `alpha`,
+    `learning_rate`, and with QTRADES its weight, `consistency_weight` (lambda).
+
+    A recipe's `pretraining` is trained once, as it stands, and all trials go on from it: what varies is the training
+    after it, and K stays that of the pretraining. In a subclass that varies the pretraining too, each trial trains its
+    own.
 
     Args:
         dataset: `ImageDataset`; its test images are never looked at.
@@ -37,6 +45,8 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         radius: Float, l_2, where certified accuracy counts; the recipe's `watched_radius` by default.
         eps: Float, l_inf, of the attack.
         validation_share: Share of the training images that is held back.
+        pretrained: `.npz` file where the weights after the recipe's `pretraining` are kept, for other processes and a
+            later start; by default they are kept in memory.
 
     Raises:
         ValueError: If the share is not in (0, 1), or leaves one side without images.
@@ -55,6 +65,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         radius: float | None = None,
         eps: float = 8 / 255,
         validation_share: float = 0.2,
+        pretrained: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(name=f"clustr_{dataset.name.partition(':')[0].replace('/', '_')}")
         self.recipe = certified_recipe(dataset.name) if recipe is None else recipe
@@ -64,12 +75,15 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         self.eps = eps
         self.whole = dataset
         self.dataset = _held_back(dataset, validation_share)
+        self._pretrained_file = None if pretrained is None else pathlib.Path(pretrained)
+        self._pretrained_weights: list[Floats] | None = None
 
     def build(self, hp: keras_tuner.HyperParameters) -> ClustrClassifier:
         """An untrained classifier with settings that KerasTuner chose, as every `keras_tuner.HyperModel` has it."""
         recipe = self.recipe_of(hp)
         if isinstance(recipe, CertifiedRecipe):
             return make_certified(self.dataset.image_shape, self.dataset.class_names, recipe)
+        keras.utils.set_random_seed(recipe.seed)
         return make_classifier(self.dataset, recipe)
 
     def fit(
@@ -87,7 +101,9 @@ class ClustrHyperModel(keras_tuner.HyperModel):
             hp: The `HyperParameters`.
             model: The `ClustrClassifier`.
             epochs: Integer, the recipe's number by default.
-            initial_epoch: Integer, of a trial that Hyperband goes on with: so many fewer are trained.
+            initial_epoch: Integer, of a trial that Hyperband goes on with: so many are not trained again, and the
+                learning rate goes on in the middle of its schedule over all `epochs`. The optimizer's moments start
+                anew, since KerasTuner keeps the weights alone.
             callbacks: Keras callbacks.
             **kwargs: For `fit`, of which none is known here.
 
@@ -101,8 +117,11 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         if kwargs:
             raise ValueError(f"search takes epochs, callbacks and verbose; got {', '.join(kwargs)}.")
         recipe = self.recipe_of(hp)
-        recipe = dataclasses.replace(recipe, epochs=(epochs or recipe.epochs) - initial_epoch)
-        self.train(model, self.dataset, recipe, callbacks)
+        recipe = dataclasses.replace(recipe, epochs=epochs or recipe.epochs)
+        pretraining = _pretraining_of(recipe)
+        if pretraining is not None and initial_epoch == 0:
+            model.set_weights(self._pretrained(pretraining))
+        self.train(model, self.dataset, recipe, callbacks, initial_epoch)
         return self.measure(model)
 
     def train(
@@ -111,11 +130,32 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         dataset: ImageDataset,
         recipe: CertifiedRecipe | Recipe,
         callbacks: Iterable[keras.callbacks.Callback] = (),
+        initial_epoch: int = 0,
     ) -> ClustrClassifier:
-        """Trains a classifier on the training images of a data set."""
+        """Trains a classifier on the training images of a data set, without the recipe's `pretraining`."""
+        keras.utils.set_random_seed(recipe.seed)
         if isinstance(recipe, CertifiedRecipe):
-            return fit_certified(model, as_floats(dataset.train.images), dataset.train.labels, recipe, callbacks)
-        return train(dataset, dataclasses.replace(recipe, pretraining=None), callbacks=callbacks, model=model)
+            images, labels = as_floats(dataset.train.images), dataset.train.labels
+            return fit_certified(model, images, labels, recipe, callbacks, initial_epoch)
+        recipe = dataclasses.replace(recipe, pretraining=None)
+        return train(dataset, recipe, callbacks=callbacks, model=model, initial_epoch=initial_epoch)
+
+    def _pretrained(self, pretraining: Recipe) -> list[Floats]:
+        """The weights after a pretraining, of which the one that trials share is done once."""
+        if pretraining != _pretraining_of(self.recipe):
+            return train(self.dataset, pretraining).get_weights()
+        file = self._pretrained_file
+        if self._pretrained_weights is None and file is not None and file.exists():
+            with np.load(file) as saved:
+                self._pretrained_weights = [saved[name] for name in saved.files]
+        elif self._pretrained_weights is None:
+            self._pretrained_weights = train(self.dataset, pretraining).get_weights()
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                own = file.with_name(f".{uuid.uuid4().hex}.npz")  # several workers may be at it
+                np.savez(own, *self._pretrained_weights)
+                own.replace(file)
+        return self._pretrained_weights
 
     def retrain(
         self,
@@ -123,7 +163,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         epochs: int | None = None,
         callbacks: Iterable[keras.callbacks.Callback] = (),
     ) -> ClustrClassifier:
-        """Trains a fresh classifier on all training images.
+        """Trains a fresh classifier on all training images, by the whole recipe, `pretraining` and all.
 
         Args:
             hp: `HyperParameters`, those of the best trial for example.
@@ -135,7 +175,10 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         """
         recipe = self.recipe_of(hp)
         recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
-        return self.train(self.build(hp), self.whole, recipe, callbacks)
+        model, pretraining = self.build(hp), _pretraining_of(recipe)
+        if pretraining is not None:
+            model.set_weights(train(self.whole, pretraining).get_weights())
+        return self.train(model, self.whole, recipe, callbacks)
 
     def measure(self, model: ClustrClassifier) -> dict[str, float]:
         """What counts of a trained classifier, on the validation images: a dict, metric -> float."""
@@ -175,7 +218,9 @@ class ClustrHyperModel(keras_tuner.HyperModel):
             A recipe of the same class as `recipe`.
         """
         recipe = self.recipe
-        return self._certified_recipe(hp, recipe) if isinstance(recipe, CertifiedRecipe) else _paper_recipe(hp, recipe)
+        if isinstance(recipe, CertifiedRecipe):
+            return self._certified_recipe(hp, recipe)
+        return _paper_recipe(hp, recipe, self.dataset.num_classes)
 
     def _certified_recipe(self, hp, recipe):
         return dataclasses.replace(
@@ -199,12 +244,16 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         return {"width": width, "depths": (depth,) * stages, "dense": dense}
 
 
-def _paper_recipe(hp, recipe):
+def _paper_recipe(hp, recipe, num_classes):
     chosen = {"learning_rate": _around(hp, "learning_rate", recipe.learning_rate, 10.0)}
     if recipe.magnet:
+        clusters = recipe.clusters_per_class
+        if recipe.pretraining is None:  # which has made the centers
+            clusters = hp.Int("clusters_per_class", 1, 4)
+        largest = (num_classes - 1) * clusters + 1
         chosen |= {
-            "clusters_per_class": hp.Int("clusters_per_class", 1, 4),
-            "clusters_per_batch": hp.Int("clusters_per_batch", 4, 16, step=4),
+            "clusters_per_class": clusters,
+            "clusters_per_batch": min(hp.Int("clusters_per_batch", 4, 16, step=4), largest),
             "examples_per_cluster": hp.Int("examples_per_cluster", 8, 32, step=8),
             "alpha": _around(hp, "alpha", recipe.alpha, 4.0),
         }
@@ -213,6 +262,10 @@ def _paper_recipe(hp, recipe):
         config = {**recipe.consistency.get_config(), "weight": weight}
         chosen["consistency"] = type(recipe.consistency).from_config(config)
     return dataclasses.replace(recipe, **chosen)
+
+
+def _pretraining_of(recipe):
+    return getattr(recipe, "pretraining", None)
 
 
 def _around(hp, name, value, factor):

@@ -1,28 +1,39 @@
-"""How the trials of a search compare: a table, and a picture."""
+"""How the trials of a search compare: a table, and what was measured as a file."""
 
 import csv
 import dataclasses
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any, Self
 
 import keras_tuner
-import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
-from clustr_keras.types import Floats, Ints
+from clustr_keras.tuning.leaderboard_plot import leaderboard_figure, shown
+from clustr_keras.tuning.tuners import last_line
 
 if TYPE_CHECKING:
     import rich.table
 
+# The order of the columns, whatever order a chief was told them in; others come behind.
+_METRICS = (
+    "val_accuracy",
+    "val_certified_accuracy",
+    "val_robust_accuracy",
+    "val_clean_and_certified_accuracy",
+    "val_clean_and_robust_accuracy",
+    "val_certified_radius",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaderboard:
-    """The finished trials of a search, the best first.
+    """The completed trials of a search, the best first.
 
     Args:
         rows: A dict for each: `trial`, its hyperparameters, its metrics.
         parameters, metrics: Names of the columns.
+        failures: Trial -> why, of those that failed.
 
     Example:
 
@@ -32,21 +43,28 @@ class Leaderboard:
     rows: list[dict[str, Any]]
     parameters: tuple[str, ...]
     metrics: tuple[str, ...]
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, tuner: keras_tuner.Tuner) -> Self:
         """The leaderboard of a tuner's oracle.
 
         Args:
-            tuner: `keras_tuner.Tuner` after its search.
+            tuner: `keras_tuner.Tuner` after its search, in the process that has the oracle: no worker's.
 
         Returns:
             A `Leaderboard`.
         """
+        # KerasTuner fills up with those that were not completed.
         trials = tuner.oracle.get_best_trials(len(tuner.oracle.trials))
-        parameters = tuple(dict.fromkeys(name for trial in trials for name in trial.hyperparameters.values))
-        parameters = tuple(name for name in parameters if not name.startswith("tuner/"))
-        metrics = tuple(dict.fromkeys(name for trial in trials for name in trial.metrics.metrics))
+        failures = {
+            trial.trial_id: last_line(trial.message or "its worker says why")
+            for trial in sorted(trials, key=lambda trial: trial.trial_id)
+            if trial.status == "FAILED"
+        }
+        trials = [trial for trial in trials if trial.status == "COMPLETED"]
+        parameters = dict.fromkeys(name for trial in trials for name in trial.hyperparameters.values)
+        metrics = dict.fromkeys(name for trial in trials for name in trial.metrics.metrics)
         rows = [
             {
                 "trial": trial.trial_id,
@@ -55,7 +73,8 @@ class Leaderboard:
             }
             for trial in trials
         ]
-        return cls(rows, parameters, metrics)
+        ordered = [name for name in _METRICS if name in metrics] + sorted(metrics.keys() - set(_METRICS))
+        return cls(rows, tuple(name for name in parameters if not name.startswith("tuner/")), tuple(ordered), failures)
 
     def table(self, limit: int = 10) -> "rich.table.Table":
         """A `rich.table.Table` of the best trials."""
@@ -64,16 +83,25 @@ class Leaderboard:
         # With spaces, so that they wrap where the terminal is narrow.
         table = rich.table.Table("trial", *map(_in_words, self.metrics), "settings")
         for row in self.rows[:limit]:
-            settings = [f"{_in_words(name)} {row[name]:.4g}" for name in self.parameters if row[name] is not None]
+            settings = [f"{_in_words(name)} {shown(row[name])}" for name in self.parameters if row[name] is not None]
             table.add_row(row["trial"], *(f"{row[name]:.4f}" for name in self.metrics), ", ".join(settings))
         return table
 
-    def write(self, folder: pathlib.Path) -> None:
+    def failures_in_words(self) -> str:
+        """One line on the trials that failed, and why the last of them did; empty if there is none."""
+        if not self.failures:
+            return ""
+        trial, reason = list(self.failures.items())[-1]
+        tried = len(self.failures) + len(self.rows)
+        return f"{len(self.failures)} of {tried} trials failed. Trial {trial}: {reason}"
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
         """Writes `leaderboard.csv` and `leaderboard.png` into a folder.
 
         Args:
-            folder: `pathlib.Path` that exists.
+            folder: One that exists.
         """
+        folder = pathlib.Path(folder)
         with (folder / "leaderboard.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["trial", *self.metrics, *self.parameters])
             writer.writeheader()
@@ -82,60 +110,12 @@ class Leaderboard:
             self.plot().savefig(folder / "leaderboard.png", dpi=150)
 
     def plot(self) -> Figure:
-        """A figure: parallel coordinates of the settings, and the second metric against the first with its front."""
-        figure = Figure(figsize=(12, 4.5), layout="constrained")
-        parallel, plane = figure.subplots(1, 2, width_ratios=(2, 1))
-        clean, proved = (np.array([row[name] for row in self.rows], float) for name in self.metrics[:2])
-        colors = matplotlib.colormaps["viridis"]((proved - proved.min()) / max(np.ptp(proved), 1e-9))
-        axes = [*self.parameters, *self.metrics[:2]]
-        heights = np.stack([_scaled([row[name] for row in self.rows]) for name in axes], axis=-1)
-        # The best ones are drawn last, on top.
-        for line, color in reversed(list(zip(heights, colors, strict=True))):
-            parallel.plot(range(len(axes)), line, color=color, alpha=0.8)
-        for position, name in enumerate(axes):
-            values = [row[name] for row in self.rows if row[name] is not None]
-            parallel.axvline(position, color="0.8", lw=0.8, zorder=0)
-            parallel.annotate(f"{max(values):.3g}", (position, 1.03), ha="center", size="small")
-            parallel.annotate(f"{min(values):.3g}", (position, -0.07), ha="center", size="small")
-        parallel.set(ylim=(-0.12, 1.1), yticks=[])
-        parallel.set_xticks(range(len(axes)), axes, rotation=30, ha="right")
-        for side in ("left", "right", "top", "bottom"):
-            parallel.spines[side].set_visible(False)
-        front = pareto_front(clean, proved)
-        plane.scatter(clean, proved, c=colors)
-        plane.step(clean[front], proved[front], where="pre", color="0.4", lw=1, label="Pareto front")
-        plane.set(xlabel=self.metrics[0], ylabel=self.metrics[1])
-        plane.legend()
-        plane.grid(alpha=0.3)
-        return figure
+        """A figure: parallel coordinates of the settings, and certified or robust accuracy against clean accuracy.
 
-
-def pareto_front(first: Floats, second: Floats) -> Ints:
-    """Indices of those that no other one exceeds in both, by the first in ascending order.
-
-    Args:
-        first, second: Floats `[N]`, the larger the better.
-
-    Returns:
-        Ints.
-    """
-    order = np.lexsort((second, first))[::-1]  # the first descending, then the second
-    best, front = -np.inf, []
-    for index in order:
-        if second[index] > best:
-            front.append(index)
-            best = second[index]
-    return np.array(front[::-1], int)
+        Where a hypermodel measures something else, the first two metrics.
+        """
+        return leaderboard_figure(self.rows, self.parameters, self.metrics[:2])
 
 
 def _in_words(name):
     return name.removeprefix("val_").replace("_", " ")
-
-
-def _scaled(values):
-    """Into [0, 1], on a logarithmic scale where they span more than a factor of 10; 0.5 where they are all the same."""
-    values = np.array([np.nan if value is None else value for value in values], float)
-    if np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
-        values = np.log(values)
-    span = np.nanmax(values) - np.nanmin(values)
-    return np.full(len(values), 0.5) if span == 0 else (values - np.nanmin(values)) / span

@@ -16,6 +16,7 @@ from clustr_keras.tuning.hypermodel import ClustrHyperModel
 from clustr_keras.tuning.leaderboard import Leaderboard
 from clustr_keras.tuning.objectives import OBJECTIVES, make_objective
 from clustr_keras.tuning.search import as_part_of, make_tuner, saving_atomically
+from clustr_keras.tuning.tuners import is_worker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,11 @@ class Search:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"trials": self.leaderboard.rows, "retrained": self.retrained}
+        return {
+            "trials": self.leaderboard.rows,
+            "failed": self.leaderboard.failures,
+            "retrained": self.retrained,
+        }
 
 
 def run_search(
@@ -71,11 +76,12 @@ def run_search(
         A `Search`; `None` on a worker, whose chief has it.
 
     Raises:
-        ValueError: If there is no such recipe, tuner or objective, or they do not go together.
+        ValueError: If there is no such recipe, tuner or objective, they do not go together, or the folder belongs to
+            another search; after the search, if it was given up or no trial is left to retrain.
     """
     start = _start(recipe, dataset.name, eps, fast, seed)
     objective = objective or ("certified" if recipe == "certified" else "robust")
-    hypermodel = ClustrHyperModel(dataset, start, radius, eps)
+    hypermodel = ClustrHyperModel(dataset, start, radius, eps, pretrained=output / "pretrained.npz")
     goal = make_objective(objective)
     if objective != "clean" and hypermodel.is_certified == ("robust" in objective):
         known = [name for name in OBJECTIVES if name == "clean" or ("robust" in name) != hypermodel.is_certified]
@@ -84,12 +90,19 @@ def run_search(
     with as_part_of(role, address), saving_atomically():
         made = make_tuner(tuner, hypermodel, goal, max_trials, epochs or start.epochs, output.absolute(), seed)
         made.search(verbose=1 if console.is_terminal else 0, **({} if tuner == "hyperband" else {"epochs": epochs}))
-    if role not in (None, "chief"):
+    if is_worker(made):
         return None
     leaderboard = Leaderboard.of(made)
     leaderboard.write(output)
-    retrained = None
+    failures, retrained = leaderboard.failures_in_words(), None
+    if made.oracle.has_given_up:
+        raise ValueError(
+            f"the last three trials failed one after the other, and no more were begun: {failures} What was completed "
+            f"is in {output / 'leaderboard.csv'}."
+        )
     if retrain is not None:
+        if not leaderboard.rows:
+            raise ValueError(f"there is nothing to retrain, since no trial was completed: {failures}")
         retrained = _retrain(hypermodel, made.get_best_hyperparameters()[0], epochs, retrain, dataset.test)
     return Search(leaderboard, retrained)
 

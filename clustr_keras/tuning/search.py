@@ -2,26 +2,32 @@
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import get_args
 
 import keras_tuner
 
 from clustr_keras.names import TunerName
+from clustr_keras.tuning.hypermodel import ClustrHyperModel
+from clustr_keras.tuning.manifest import manifest_of, pin
+from clustr_keras.tuning.oracles import BayesianOptimization, Hyperband, RandomSearch
+from clustr_keras.tuning.tuners import HyperbandTuner, Tuner, is_worker
 
+_ORACLES = {"random": RandomSearch, "bayesian": BayesianOptimization, "hyperband": Hyperband}
 _VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
 def make_tuner(
     name: str,
-    hypermodel: keras_tuner.HyperModel,
+    hypermodel: ClustrHyperModel,
     objective: keras_tuner.Objective,
     max_trials: int,
     epochs: int,
     directory: str | os.PathLike[str],
     seed: int = 0,
 ) -> keras_tuner.Tuner:
-    """A tuner that goes on where an earlier search in its folder was stopped.
+    """A tuner that goes on where an earlier search in its folder was stopped, be that one alone or one with a chief.
 
     Args:
         name: `"random"`, `"bayesian"` or `"hyperband"`.
@@ -29,29 +35,32 @@ def make_tuner(
         objective: As `make_objective` gives it.
         max_trials: Integer, trials in all, those of earlier runs included. Hyperband's own schedule decides instead.
         epochs: Integer, of a trial; for Hyperband the most.
-        directory: Folder of the search.
-        seed: Integer.
+        directory: Folder of the search; a `manifest.json` there says of what.
+        seed: Integer, at least 0, of the settings that are drawn. That of the trainings is the recipe's.
 
     Returns:
         A `keras_tuner.Tuner`.
 
     Raises:
-        ValueError: If there is no tuner of that name.
+        ValueError: If there is no tuner of that name, or the folder belongs to a search of something else.
 
     Example:
 
     >>> tuner = make_tuner("random", ClustrHyperModel(load("digits")), make_objective("certified"), 6, 20, "runs/tune")
     >>> tuner.search(epochs=20)
     """
-    # KerasTuner takes 0 for no seed, and draws one.
-    common = {"objective": objective, "directory": str(directory), "project_name": name, "seed": seed + 1}
-    if name == "random":
-        return keras_tuner.RandomSearch(hypermodel, max_trials=max_trials, **common)
-    if name == "bayesian":
-        return keras_tuner.BayesianOptimization(hypermodel, max_trials=max_trials, **common)
-    if name == "hyperband":
-        return keras_tuner.Hyperband(hypermodel, max_epochs=epochs, **common)
-    raise ValueError(f"there is no tuner {name!r}; expected one of {', '.join(get_args(TunerName))}.")
+    if name not in _ORACLES:
+        raise ValueError(f"there is no tuner {name!r}; expected one of {', '.join(get_args(TunerName))}.")
+    pin(directory, manifest_of(name, hypermodel, objective, epochs, seed))
+    limit = {"max_epochs": epochs} if name == "hyperband" else {"max_trials": max_trials}
+    # KerasTuner takes the seed 0 for none.
+    oracle = _ORACLES[name](objective=objective, seed=seed + 1, **limit)
+    kind = HyperbandTuner if name == "hyperband" else Tuner
+    tuner = kind(oracle=oracle, hypermodel=hypermodel, directory=str(directory), project_name=name)
+    # By itself it goes on only from a search whose process had the same name.
+    if not is_worker(tuner) and (pathlib.Path(tuner.project_dir) / "oracle.json").exists():
+        tuner.oracle.reload()
+    return tuner
 
 
 @contextlib.contextmanager
@@ -85,9 +94,15 @@ def as_part_of(role: str | None, address: str | None) -> Iterator[None]:
         address: `host:port` of the chief.
 
     Raises:
-        ValueError: If the address is no `host:port`, or the worker's name has `chief` in it.
+        ValueError: If the address is no `host:port`, the worker's name has `chief` in it, or only some of KerasTuner's
+            variables are set.
     """
     if role is None:
+        missing = [name for name in _VARIABLES if name not in os.environ]
+        if "KERASTUNER_ORACLE_IP" in os.environ and missing:
+            raise ValueError(
+                f"KERASTUNER_ORACLE_IP is set and {' and '.join(missing)} not; a search takes all or none."
+            )
         yield
         return
     host, _, port = (address or "").rpartition(":")

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from clustr_keras.bulk.inputs import find_input
-from clustr_keras.bulk.manifest import check_same, manifest_of
+from clustr_keras.bulk.manifest import manifest_of
 from clustr_keras.bulk.shards import numbered
+from clustr_keras.manifest import check_same
 
 
 def manifest(split="test", size=100, **settings):
@@ -15,7 +16,7 @@ def manifest(split="test", size=100, **settings):
 def test_the_same_run_has_the_same_manifest():
     assert manifest()["images"] == 360
     assert manifest()["shards"] == 4
-    check_same(json.loads(json.dumps(manifest())), manifest(), "runs")
+    check_same(json.loads(json.dumps(manifest())), manifest(), "runs", "Certificates")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_the_same_run_has_the_same_manifest():
 )
 def test_another_run_is_refused(other, message):
     with pytest.raises(ValueError, match=message):
-        check_same(manifest(), manifest(**other), "runs")
+        check_same(manifest(), manifest(**other), "runs", "Certificates")
 
 
 def test_shards_are_numbered_in_their_names():

@@ -1,12 +1,13 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from clustr_keras.data import CropAndFlip, RandomAffine
 from clustr_keras.training import CertifiedRecipe, certified_recipe, train_certified
-from clustr_keras.training.certified import _schedule
+from clustr_keras.training.certified import _schedule, fit_certified, make_certified
 
 TINY = CertifiedRecipe(sizes={"widths": (32, 16)}, epochs=2, augmentation=RandomAffine())
 
@@ -43,6 +44,24 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
     assert (np.diff(rates[20:]) < 0).all()
     assert_allclose(rates[100], 0.0, atol=1e-7)
     assert_allclose(float(_schedule(dataclasses.replace(recipe, warmup=0.0), 100)(0)), 0.1)
+
+
+def test_a_training_that_goes_on_has_the_learning_rates_that_were_left(digits):
+    (images, labels), _ = digits
+    recipe = dataclasses.replace(TINY, augmentation=None)
+    seen = []
+
+    class Noting(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(float(self.model.optimizer.learning_rate))
+
+    model = make_certified(images.shape[1:], "0123456789", recipe)
+    fit_certified(model, images[:128], labels[:128], recipe, [Noting()])
+    whole = seen.copy()
+    seen.clear()
+    fit_certified(model, images[:128], labels[:128], recipe, [Noting()], initial_epoch=1)
+    assert_allclose(seen, whole[2:], rtol=1e-6)
+    assert 0 < seen[0] < whole[0]
 
 
 def test_the_augmentation_is_applied_to_every_batch(digits):

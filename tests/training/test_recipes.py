@@ -89,8 +89,11 @@ def test_the_learning_rate_falls_after_each_milestone():
         def on_epoch_begin(self, epoch, logs=None):
             rates.append(float(self.model.optimizer.learning_rate))
 
-    train(digits, dataclasses.replace(recipe, milestones=(1, 2)), callbacks=[Rate()])
+    model = train(digits, dataclasses.replace(recipe, milestones=(1, 2)), callbacks=[Rate()])
     assert_allclose(rates, [2e-3, 2e-4, 2e-5], rtol=1e-5)
+    rates.clear()
+    train(digits, dataclasses.replace(recipe, milestones=(1, 2)), callbacks=[Rate()], model=model, initial_epoch=1)
+    assert_allclose(rates, [2e-4, 2e-5], rtol=1e-5)
 
 
 def test_a_backbone_by_another_name_is_refused():

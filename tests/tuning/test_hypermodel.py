@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from clustr_keras.consistency import QTRADES
 from clustr_keras.data import load
 from clustr_keras.training import CertifiedRecipe, Recipe, paper_recipe
+from clustr_keras.training.recipes import make_classifier
 from clustr_keras.tuning import ClustrHyperModel
+
+SMALL = Recipe(backbone="convnet", width=8, clusters_per_batch=4, examples_per_cluster=8, epochs=1, milestones=())
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +83,76 @@ def test_a_trial_that_goes_on_trains_the_epochs_that_are_left(digits, monkeypatc
     hypermodel = ClustrHyperModel(digits)
     hp = chosen(hypermodel)
     seen = []
-    monkeypatch.setattr(hypermodel, "train", lambda model, data, recipe, callbacks: seen.append(recipe.epochs))
+    monkeypatch.setattr(hypermodel, "train", lambda model, data, recipe, *rest: seen.append((recipe.epochs, rest[-1])))
     monkeypatch.setattr(hypermodel, "measure", lambda model: {})
     for arguments in ({}, {"epochs": 9}, {"epochs": 9, "initial_epoch": 3}):
         hypermodel.fit(hp, None, **arguments)
-    assert seen == [hypermodel.recipe.epochs, 9, 6]
+    assert seen == [(hypermodel.recipe.epochs, 0), (9, 0), (9, 3)]
+
+
+def test_the_same_trial_twice_begins_with_the_same_weights(digits):
+    for recipe in (CertifiedRecipe(seed=7), dataclasses.replace(SMALL, seed=7)):
+        hypermodel = ClustrHyperModel(digits, recipe)
+        first, second = (hypermodel.build(chosen(hypermodel)).get_weights() for _ in range(2))
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def pretrained(monkeypatch):
+    """The data sets and recipes of trainings, which set all weights to the number of images instead."""
+    seen = []
+
+    def train(dataset, recipe, callbacks=(), model=None, initial_epoch=0):
+        seen.append((len(dataset.train), recipe))
+        if model is None:
+            model = make_classifier(dataset, recipe)
+            model.set_weights([np.full_like(weight, len(dataset.train)) for weight in model.get_weights()])
+        return model
+
+    monkeypatch.setattr("clustr_keras.tuning.hypermodel.train", train)
+    monkeypatch.setattr(ClustrHyperModel, "measure", lambda self, model: float(np.mean(model.trainable_variables[0])))
+    return seen
+
+
+def test_trials_go_on_from_one_pretraining_and_retraining_has_one_of_its_own(digits, pretrained, tmp_path):
+    recipe = dataclasses.replace(SMALL, pretraining=SMALL, alpha=3.0)
+    file = tmp_path / "runs" / "pretrained.npz"
+    for start in range(2):  # the second one finds the file
+        hypermodel = ClustrHyperModel(digits, recipe, pretrained=file)
+        held_back = len(hypermodel.dataset.train)
+        hp = chosen(hypermodel)
+        assert "clusters_per_class" not in hp.values
+        for _ in range(2):
+            assert hypermodel.fit(hp, hypermodel.build(hp)) == held_back
+        assert pretrained[: 1 - start] == [(held_back, SMALL)][start:]
+        assert [(count, recipe.alpha) for count, recipe in pretrained[1 - start :]] == [(held_back, 3.0)] * 2
+        pretrained.clear()
+    model = hypermodel.retrain(hp)
+    assert [(count, recipe.alpha) for count, recipe in pretrained] == [(len(digits.train), a) for a in (12.5, 3.0)]
+    assert float(np.mean(model.trainable_variables[0])) == len(digits.train)
+    # Hyperband has put the weights of an earlier trial there.
+    model.set_weights([np.full_like(weight, 7) for weight in model.get_weights()])
+    assert hypermodel.fit(hp, model, epochs=3, initial_epoch=1) == 7
+
+
+def test_a_pretraining_that_varies_belongs_to_each_trial(digits, pretrained):
+    class Varied(ClustrHyperModel):
+        def recipe_of(self, hp):
+            stage = dataclasses.replace(self.recipe.pretraining, alpha=hp.Float("alpha", 1.0, 2.0, default=1.5))
+            return dataclasses.replace(self.recipe, pretraining=stage)
+
+    hypermodel = Varied(digits, dataclasses.replace(SMALL, pretraining=SMALL))
+    for alpha in (1.25, 1.75):
+        hp = chosen(hypermodel, alpha=alpha)
+        hypermodel.fit(hp, hypermodel.build(hp))
+    assert [recipe.alpha for _, recipe in pretrained] == [1.25, 12.5, 1.75, 12.5]
+
+
+def test_no_trial_asks_for_more_clusters_than_there_are(digits):
+    hypermodel = ClustrHyperModel(digits, SMALL)
+    made = [hypermodel.recipe_of(chosen(hypermodel, clusters_per_class=k, clusters_per_batch=16)) for k in (1, 2)]
+    assert [recipe.clusters_per_batch for recipe in made] == [10, 16]
 
 
 def test_what_search_does_not_know_is_refused(digits):
@@ -95,7 +163,7 @@ def test_what_search_does_not_know_is_refused(digits):
 def test_retraining_takes_all_images(digits, monkeypatch):
     hypermodel = ClustrHyperModel(digits)
     seen = []
-    monkeypatch.setattr(hypermodel, "train", lambda model, data, recipe, callbacks: seen.append((data, recipe.epochs)))
+    monkeypatch.setattr(hypermodel, "train", lambda model, data, recipe, *rest: seen.append((data, recipe.epochs)))
     hypermodel.retrain(chosen(hypermodel), epochs=3)
     assert seen == [(digits, 3)]
 
@@ -113,8 +181,7 @@ def test_the_papers_settings_are_varied(digits):
 
 
 def test_a_trial_of_the_papers_training_is_measured_under_attack(digits):
-    recipe = Recipe(backbone="convnet", width=8, clusters_per_batch=4, examples_per_cluster=8, epochs=1, milestones=())
-    hypermodel = ClustrHyperModel(digits, dataclasses.replace(recipe, learning_rate=1e-3), eps=0.1)
+    hypermodel = ClustrHyperModel(digits, dataclasses.replace(SMALL, learning_rate=1e-3), eps=0.1)
     hp = chosen(hypermodel, clusters_per_batch=4, examples_per_cluster=8, clusters_per_class=1)
     measured = hypermodel.fit(hp, hypermodel.build(hp), epochs=1)
     assert set(measured) == {"val_accuracy", "val_robust_accuracy", "val_clean_and_robust_accuracy"}
