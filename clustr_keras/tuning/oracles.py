@@ -3,6 +3,7 @@
 import collections
 import math
 import time
+from typing import Any
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial
@@ -18,8 +19,8 @@ _FAILURES = 3  # After so many in a row the settings are not what is wrong.
 _ENDED = ("COMPLETED", "FAILED")
 
 
-class Enduring:
-    """What is added to each oracle.
+class EnduringOracle(keras_tuner.Oracle):
+    """What is added to each of KerasTuner's oracles.
 
     A worker that has been silent for `SILENCE` seconds is dropped, and its trial is run by another. So workers that
     find no trial left wait while others are still at theirs.
@@ -31,7 +32,7 @@ class Enduring:
         has_given_up: Whether the last three trials failed one after the other, so that no more are begun.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         # KerasTuner raises an error at three failures, with its lock held, and at each later trial once more.
         super().__init__(max_consecutive_failed_trials=math.inf, **kwargs)
         self.has_given_up = False
@@ -109,13 +110,13 @@ class Enduring:
         self._retry_queue.append(trial_id)
 
 
-class RandomSearch(Enduring, RandomSearchOracle):
+class RandomSearch(EnduringOracle, RandomSearchOracle):
     """Settings at random."""
 
 
-class BayesianOptimization(Enduring, BayesianOptimizationOracle):
+class BayesianOptimization(EnduringOracle, BayesianOptimizationOracle):
     """Settings where a Gaussian process expects the most."""
 
 
-class Hyperband(Enduring, HyperbandOracle):
+class Hyperband(EnduringOracle, HyperbandOracle):
     """Many short trials, of which the best go on."""

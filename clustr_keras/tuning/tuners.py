@@ -20,8 +20,8 @@ BEAT = 10.0
 _PAUSE = 1.0  # Seconds before a worker asks again that was told to wait; by itself it asks without a rest.
 
 
-class _Enduring:
-    """What is added to each tuner."""
+class Tuner(keras_tuner.Tuner):
+    """Runs each trial from its start to its end."""
 
     _was_idle = False
 
@@ -49,7 +49,7 @@ class _Enduring:
 
     def on_trial_end(self, trial: Trial) -> None:
         """Hands in the trial, and says why if it failed: the chief is not told."""
-        if trial.message:
+        if trial.status != "COMPLETED" and trial.message:
             say(rich.markup.escape(f"Trial {trial.trial_id} failed: {last_line(trial.message)}"))
         super().on_trial_end(trial)
 
@@ -58,11 +58,7 @@ class _Enduring:
             self.oracle.get_trial(trial.trial_id)
 
 
-class Tuner(_Enduring, keras_tuner.Tuner):
-    """Runs each trial from its start to its end."""
-
-
-class HyperbandTuner(_Enduring, keras_tuner.Hyperband):
+class HyperbandTuner(Tuner, keras_tuner.Hyperband):
     """Goes on with a trial where an earlier one has stopped."""
 
     def __init__(self, oracle: keras_tuner.Oracle, **kwargs: Any) -> None:
