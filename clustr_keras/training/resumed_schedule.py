@@ -1,6 +1,6 @@
 """A learning rate that goes on in the middle of its schedule."""
 
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -38,7 +38,7 @@ class ResumedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {"schedule": schedule, "first_step": self.first_step}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ResumedSchedule":
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a schedule from what `get_config` returned."""
         schedule = keras.optimizers.schedules.deserialize(config["schedule"])
         return cls(schedule, config["first_step"])
