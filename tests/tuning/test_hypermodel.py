@@ -98,6 +98,11 @@ def test_the_same_trial_twice_begins_with_the_same_weights(digits):
             np.testing.assert_array_equal(a, b)
 
 
+def filled(model, value):
+    """Weights of a model, all floats among them of one value."""
+    return [np.full_like(weight, value) if weight.dtype.kind == "f" else weight for weight in model.get_weights()]
+
+
 @pytest.fixture
 def pretrained(monkeypatch):
     """The data sets and recipes of trainings, which set all weights to the number of images instead."""
@@ -107,7 +112,7 @@ def pretrained(monkeypatch):
         seen.append((len(dataset.train), recipe))
         if model is None:
             model = make_classifier(dataset, recipe)
-            model.set_weights([np.full_like(weight, len(dataset.train)) for weight in model.get_weights()])
+            model.set_weights(filled(model, len(dataset.train)))
         return model
 
     monkeypatch.setattr("clustr_keras.tuning.hypermodel.train", train)
@@ -132,7 +137,7 @@ def test_trials_go_on_from_one_pretraining_and_retraining_has_one_of_its_own(dig
     assert [(count, recipe.alpha) for count, recipe in pretrained] == [(len(digits.train), a) for a in (12.5, 3.0)]
     assert float(np.mean(model.trainable_variables[0])) == len(digits.train)
     # Hyperband has put the weights of an earlier trial there.
-    model.set_weights([np.full_like(weight, 7) for weight in model.get_weights()])
+    model.set_weights(filled(model, 7))
     assert hypermodel.fit(hp, model, epochs=3, initial_epoch=1) == 7
 
 

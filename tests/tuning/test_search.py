@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from clustr_keras import cli
 from clustr_keras.data import load
 from clustr_keras.training import CertifiedRecipe, paper_recipe
 from clustr_keras.tuning import ClustrHyperModel, Leaderboard, make_objective, make_tuner, oracles, tuners
+from clustr_keras.tuning.manifest import manifest_of, pin
 from clustr_keras.tuning.run import run_search
 from clustr_keras.tuning.search import as_part_of, saving_atomically
 
@@ -51,7 +53,17 @@ def digits():
 
 
 @pytest.fixture
-def make(digits, tmp_path):
+def small(monkeypatch):
+    """Networks that are built in no time."""
+
+    def recipe_of(self, hp):
+        return dataclasses.replace(self.recipe, sizes={"widths": (8, 4)}, margin=hp.Float("margin", 0.1, 1.0))
+
+    monkeypatch.setattr(ClustrHyperModel, "recipe_of", recipe_of)
+
+
+@pytest.fixture
+def make(digits, small, tmp_path):
     """Makes the tuner of a search in `tmp_path`."""
 
     def make(name="random", seed=0, epochs=1, objective="certified", max_trials=3, **settings):
@@ -249,6 +261,7 @@ def test_the_same_seed_draws_the_same_settings(make, tmp_path):
 def test_another_search_in_the_same_folder_is_refused(make, digits, tmp_path):
     make()
     make(max_trials=9)
+    goal = make_objective("certified")
     for other, difference in (
         ({"seed": 1}, "seed: 0 there, 1 now"),
         ({"epochs": 2}, "epochs: 1 there, 2 now"),
@@ -260,7 +273,7 @@ def test_another_search_in_the_same_folder_is_refused(make, digits, tmp_path):
         with pytest.raises(ValueError, match=rf"differs in {difference}\. Trials would be mixed up"):
             make(**other)
     with pytest.raises(ValueError, match=r"recipe: CertifiedRecipe there, Recipe now; .*; \d+ more\."):
-        make(recipe=paper_recipe("clustr"))
+        pin(tmp_path, manifest_of("random", ClustrHyperModel(digits, paper_recipe("clustr")), goal, 1, 0))
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "random" / "oracle.json").touch()
     with pytest.raises(ValueError, match=r"no manifest\.json"):
@@ -281,14 +294,16 @@ def search(digits, folder, monkeypatch, fails, max_trials, retrain=None):
     return run_search(digits, "certified", folder, max_trials=max_trials, epochs=1, retrain=retrain)
 
 
-def test_a_trial_that_failed_is_counted_and_left_out(digits, tmp_path, monkeypatch, capsys):
+def test_a_trial_that_failed_is_counted_and_left_out(digits, small, tmp_path, monkeypatch, capsys):
     leaderboard = search(digits, tmp_path, monkeypatch, lambda trial: trial == 1, 3)
     assert {row["trial"] for row in leaderboard.rows} == {"0", "2"}
     assert "1 of 3 trials failed; trial 1: ValueError: [no] such luck" in capsys.readouterr().out
     assert len((tmp_path / "leaderboard.csv").read_text().splitlines()) == 3
 
 
-def test_where_all_trials_fail_none_is_retrained_and_three_in_a_row_end_the_search(digits, tmp_path, monkeypatch):
+def test_where_all_trials_fail_none_is_retrained_and_three_in_a_row_end_the_search(
+    digits, small, tmp_path, monkeypatch
+):
     retrain = tmp_path / "best.keras"
     with pytest.raises(ValueError, match="nothing to retrain"):
         search(digits, tmp_path, monkeypatch, lambda trial: True, 2, retrain)
