@@ -89,13 +89,13 @@ def _placed(values: Sequence[Any]) -> tuple[Floats, list[tuple[float, str]]]:
     # What is no number has a place for each value, in the order of the alphabet.
     names = sorted({str(value) for value in known})
     places = _scaled(range(len(names)))
-    heights = [math.nan if value is None else places[names.index(str(value))] for value in values]
-    return np.array(heights), list(zip(places.tolist(), names, strict=True))
+    heights = np.array([math.nan if value is None else places[names.index(str(value))] for value in values])
+    return heights, list(zip(places.tolist(), names, strict=True))
 
 
-def _scaled(values: ArrayLike) -> Floats:
+def _scaled(given: ArrayLike) -> Floats:
     """Into [0, 1], on a logarithmic scale where they span more than a factor of 10; 0.5 where they are all the same."""
-    values = np.array(values, float)
+    values = np.array(given, float)
     if np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
         values = np.log(values)
     span = np.nanmax(values) - np.nanmin(values)

@@ -80,6 +80,7 @@ def _described(name, value):
 
 
 def _sha256_of(split: Split) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(split.images))
-    digest.update(np.ascontiguousarray(split.labels))
+    digest = hashlib.sha256()
+    for array in (split.images, split.labels):
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

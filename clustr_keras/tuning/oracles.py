@@ -44,11 +44,12 @@ class EnduringOracle(keras_tuner.Oracle):
         """Reads the state on disk, wherever between two of its files a kill came."""
         super().reload()
         # A trial that the oracle's own file does not know was never begun, and is drawn once more.
-        self.trials = {name: trial for name, trial in self.trials.items() if name in self.start_order}
+        begun = {name: trial for name, trial in self.trials.items() if name in self.start_order}
+        self.trials: dict[str, Trial] = begun
         ended = [name for name, trial in self.trials.items() if trial.status in _ENDED]
         self.end_order += [name for name in ended if name not in self.end_order]
         self._ended_before = len(self.end_order)
-        self._retry_queue = []
+        self._retry_queue: list[str] = []
         for name in reversed(self.start_order):  # the first one is taken first, from the end
             if name not in ended:
                 self._queue(name)

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import gc
 import json
 import os
 import socket
@@ -45,6 +46,14 @@ input()
 main()
 """
 METRICS = {"val_accuracy": 0.9, "val_certified_accuracy": 0.5, "val_clean_and_certified_accuracy": 0.7}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Leaves TensorFlow's many objects out of the garbage collections that KerasTuner makes before each trial."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
