@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 import keras_tuner
-import rich.markup
 from keras_tuner.engine.trial import Trial
 
 from clustr_keras.progress import say
@@ -50,7 +49,7 @@ class Tuner(keras_tuner.Tuner):
     def on_trial_end(self, trial: Trial) -> None:
         """Hands in the trial, and says why if it failed: the chief is not told."""
         if trial.status != "COMPLETED" and trial.message:
-            say(rich.markup.escape(f"Trial {trial.trial_id} failed: {last_line(trial.message)}"))
+            say(f"Trial {trial.trial_id} failed: {last_line(trial.message)}")
         super().on_trial_end(trial)
 
     def _report(self, trial):
