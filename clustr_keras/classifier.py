@@ -152,7 +152,16 @@ class ClustrClassifier(ObjectiveModel):
         self.optimizer.build(self.trainable_variables)
 
     def fit(
-        self, x: Any = None, y: Tensor | ArrayLike | None = None, *args: Any, validation_data: Any = None, **kwargs: Any
+        self,
+        x: Any = None,
+        y: Tensor | ArrayLike | None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, after a check of the data.
 
@@ -160,8 +169,9 @@ class ClustrClassifier(ObjectiveModel):
         their own order unless `shuffle=True` is given.
 
         A model made under a `tf.distribute.MirroredStrategy` trains as on one device: losses are those of the whole
-        batch, and batch normalization takes its statistics over all of it. Devices take equal shares of a batch; only
-        a smaller one at the end of an epoch need not divide, but leave none of them without an example.
+        batch, and batch normalization takes its statistics over all of it. A batch must leave no device without an
+        example. Where the sizes are known before training, which are those of arrays, of a `PyDataset` and of batches
+        of a static size, `fit` refuses other batches; of a `tf.data.Dataset` it leaves them out, and prints that.
 
         Raises:
             ValueError: Before training, if the data is empty, an image leaves [0, 1] or has another shape than the
@@ -172,18 +182,20 @@ class ClustrClassifier(ObjectiveModel):
             if kwargs.get("class_weight") is not None:
                 raise ValueError("MagnetBatches carry weights of their own; class_weight has no effect on them.")
             self._make_example_losses(x.batch_size)
-        check_fit_data(self, x, y, (args[0] if args else kwargs.get("batch_size")) or 32)
+        check_fit_data(self, x, y, batch_size, validation_split if validation_data is None else 0.0)
         if isinstance(validation_data, tuple):
             check_examples(self, *validation_data[:2])
         if isinstance(x, keras.utils.PyDataset):
             # Keras would shuffle its batches by a seed that no resume knows; such data sets have their own order.
             kwargs.setdefault("shuffle", False)
+        kwargs.update(batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=callbacks)
+        kwargs.update(validation_split=validation_split, validation_data=validation_data)
         self._forget_bound()
         self._build_optimizer()
         self._is_fitting = True
         try:
             with synchronized_normalization(self):
-                return super().fit(x, y, *args, validation_data=validation_data, **kwargs)
+                return super().fit(x, y, **kwargs)
         finally:
             self._is_fitting = False
 
@@ -197,7 +209,10 @@ class ClustrClassifier(ObjectiveModel):
         return super().evaluate(*args, **kwargs)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains as `keras.Model.train_on_batch` does; a bound that was proved before is forgotten."""
+        """Trains as `keras.Model.train_on_batch` does; a bound that was proved before is forgotten.
+
+        Devices share the batch as in `fit`.
+        """
         if self._proof is not None:
             self._forget_bound()
         self._build_optimizer()

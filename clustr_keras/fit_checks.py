@@ -5,31 +5,34 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from clustr_keras.backend import can_share, num_replicas, strategy_scope
-from clustr_keras.data.batches import ImageBatches
-from clustr_keras.data.checks import check_images, check_labels
+from clustr_keras.backend import strategy_scope
+from clustr_keras.data.checks import check_images, check_labels, is_array
+from clustr_keras.shares import check_shares
 from clustr_keras.types import ArrayLike, Tensor
 
 if TYPE_CHECKING:
     from clustr_keras.classifier import ClustrClassifier
 
 
-def check_fit_data(model: "ClustrClassifier", x: Any, y: Tensor | ArrayLike | None, batch_size: int) -> None:
+def check_fit_data(
+    model: "ClustrClassifier",
+    x: Any,
+    y: Tensor | ArrayLike | None,
+    batch_size: int | None = None,
+    validation_split: float = 0.0,
+) -> None:
     """Checks the training data of a classifier, and that devices can share its batches.
 
     Args:
         model: `ClustrClassifier`.
-        x, y: As for `fit`.
-        batch_size: Integer, of arrays.
+        x, y, batch_size, validation_split: As for `fit`.
 
     Raises:
         ValueError: As `fit`.
     """
     rows = check_examples(model, x, y)
-    if _is_array(x):
-        _check_shares(model, min(rows, batch_size), rows % batch_size)
-    else:
-        _check_shares(model, rows, len(x.split) % x.batch_size if _has_small_last_batch(x) else 0)
+    with strategy_scope(model):
+        check_shares(x, rows, batch_size, validation_split)
 
 
 def check_examples(model: "ClustrClassifier", x: Any, y: Tensor | ArrayLike | None) -> int:
@@ -37,7 +40,7 @@ def check_examples(model: "ClustrClassifier", x: Any, y: Tensor | ArrayLike | No
     if hasattr(x, "example_batch"):
         # Batches of clusters, which have checked their labels; there are none to draw before training begins.
         x, y = x.example_batch()[0], np.zeros(x.batch_size, "int64")
-    if _is_array(x):
+    if is_array(x):
         x, whole = np.asarray(x), True
         if y is None:
             raise ValueError("labels are missing: pass y, class ids [B].")
@@ -56,30 +59,6 @@ def check_examples(model: "ClustrClassifier", x: Any, y: Tensor | ArrayLike | No
             f"Check the weights of the backbone {model.backbone.name!r}{'' if whole else ' and the data set'}."
         )
     return len(x)
-
-
-def _check_shares(model, rows, last):
-    """Keras builds a model for replicas from the mean of their first shares, which then must have one shape."""
-    with strategy_scope(model):
-        count = num_replicas()
-        if not can_share(last):
-            raise ValueError(
-                f"the last batch of an epoch, with {last} examples, leaves some of {count} devices without any. "
-                "Choose another batch size, or ImageBatches with drop_remainder=True."
-            )
-    if rows % count:
-        raise ValueError(
-            f"{count} devices take equal shares of a batch; got a first batch of {rows} examples. "
-            f"Choose a batch size that is a multiple of {count}, or another number of devices."
-        )
-
-
-def _is_array(x):
-    return isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x)
-
-
-def _has_small_last_batch(x):
-    return isinstance(x, ImageBatches) and not x.drop_remainder
 
 
 def _first_batch(dataset: Any) -> tuple[np.ndarray, np.ndarray]:

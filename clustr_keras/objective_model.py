@@ -10,6 +10,7 @@ from clustr_keras.backend import of_all_replicas, strategy_scope
 from clustr_keras.consistency import FreeAdversarialTraining
 from clustr_keras.heads import ClusterHead
 from clustr_keras.objective import Objective, class_ids, is_class_and_cluster
+from clustr_keras.sharing_model import SharingModel
 from clustr_keras.types import Tensor
 
 # The model whose step is being made and needs embeddings beside its logits. Replicas have threads of their own.
@@ -18,7 +19,7 @@ _in_step: contextvars.ContextVar["ObjectiveModel | None"] = contextvars.ContextV
 _loss_of_step: contextvars.ContextVar[Tensor] = contextvars.ContextVar("loss_of_step", default=None)
 
 
-class ObjectiveModel(keras.Model):
+class ObjectiveModel(SharingModel):
     """A model of a backbone and a head whose steps compute an `Objective` from logits and embeddings of one pass.
 
     Attributes:

@@ -19,7 +19,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 from clustr_keras import ClustrClassifier, cli
-from clustr_keras.data import CropAndFlip, Split, as_floats, load
+from clustr_keras.data import CropAndFlip, ImageBatches, Split, as_floats, load
 from clustr_keras.training import CertifiedRecipe, paper_recipe, train, train_certified
 from clustr_keras.training.devices import scope_of, strategy_for
 
@@ -102,10 +102,54 @@ model.save(folder / "certified.keras")
 found["images"] = as_floats(digits.test.images[:20])
 found["radii"] = model.certify(found["images"]).certified_radius
 
-try:
-    train(data, dataclasses.replace(recipes["standard"], examples_per_cluster=3, clusters_per_batch=5), model=model)
-except ValueError as error:
-    found["error"] = str(error)
+# Batches that do not divide by two.
+x, y = as_floats(data.train.images), data.train.labels
+weights = np.linspace(0.0, 2.0, 31, dtype="float32")
+
+
+def of_odd_sizes(model):
+    model.compile(keras.optimizers.SGD(0.01))
+    yield model.evaluate(x[:31], y[:31], verbose=0)  # builds
+    yield model.test_on_batch(x[:33], y[:33])
+    yield model.predict_on_batch(x[:5])
+    yield model.train_on_batch(x[:33], y[:33], class_weight={label: float(label) for label in range(10)})
+    yield model.train_on_batch(x[33:64], y[33:64], weights)
+    history = model.fit(x[:65], y[:65], shuffle=False, validation_split=0.2, verbose=0).history  # 52 to train
+    yield [history[key][0] for key in ("loss", "val_loss", "val_accuracy")]
+    yield model.fit(x[:93], y[:93], 31, shuffle=False, verbose=0).history["loss"]
+
+
+class InOrder(keras.utils.PyDataset):
+    num_batches = 3
+
+    def __getitem__(self, index):
+        return x[:65][32 * index :][:32], y[:65][32 * index :][:32]
+
+
+for devices in (1, "all"):
+    with scope_of(strategy_for(devices)):
+        model = small(recipes["standard"])
+    for index, numbers in enumerate(of_odd_sizes(model)):
+        found[f"odd/{devices}/{index}"] = np.asarray(numbers)
+    if devices == 1:
+        model.fit(x[:64], y[:64], shuffle=False, verbose=0)
+    else:
+        model.fit(tf.data.Dataset.from_tensor_slices((x[:65], y[:65])).batch(32), verbose=0)
+    found[f"odd/{devices}/weights"] = np.concatenate([np.ravel(variable) for variable in model.trainable_variables])
+
+refused = {
+    "arrays": lambda: model.fit(x[:65], y[:65]),
+    "split": lambda: model.fit(x[:60], y[:60], validation_split=0.45),
+    "batches": lambda: model.fit(ImageBatches(first(97).train, 32)),
+    "PyDataset": lambda: model.fit(InOrder()),
+    "tf.data": lambda: model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(1, drop_remainder=True)),
+    "train_on_batch": lambda: model.train_on_batch(x[:1], y[:1]),
+}
+for name, training in refused.items():
+    try:
+        training()
+    except ValueError as error:
+        found[f"refused/{name}"] = str(error)
 
 arguments = ["--recipe", "standard", "--epochs", "1", "--devices", "all", "--from", str(folder / "certified.keras")]
 sys.argv = ["clustr", "train", *arguments, "--output", str(folder / "standard.keras")]
@@ -123,6 +167,7 @@ def folder(tmp_path_factory):
     command = [sys.executable, "-c", PROGRAM, folder]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "stderr.txt").write_text(done.stderr)
     return folder
 
 
@@ -174,8 +219,22 @@ def test_the_command_goes_on_from_a_file_on_all_devices(folder):
     assert 1e-5 < max(moved) < 1e-2
 
 
-def test_batches_that_devices_cannot_share_are_refused(found):
-    assert "2 devices take equal shares of a batch; got a first batch of 15 examples" in str(found["error"])
+def test_batches_of_any_size_are_what_they_are_on_one_device(found):
+    names = [key.removeprefix("odd/1/") for key in found if key.startswith("odd/1/")]
+    assert len(names) == 8
+    for name in names:
+        assert_allclose(found[f"odd/all/{name}"], found[f"odd/1/{name}"], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_batch_of_unknown_size_that_leaves_a_device_out_is_left_out_with_a_line(folder):
+    stderr = (folder / "stderr.txt").read_text()
+    assert "fit leaves out a batch of size 1 which is too small for 2 devices." in stderr
+    assert "ran out of data" not in stderr
+
+
+@pytest.mark.parametrize("what", ["arrays", "split", "batches", "PyDataset", "tf.data", "train_on_batch"])
+def test_batches_that_devices_cannot_share_are_refused(found, what):
+    assert "a batch of size 1 leaves some of 2 devices without an example" in str(found[f"refused/{what}"])
 
 
 def test_one_device_needs_no_strategy():
