@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
-from support import agreement
+from support import agreement, parts
 
+from clustr_keras import backbones, losses, metrics
 from clustr_keras.serving import export_model
 
 TESTS = pathlib.Path(__file__).parent
 # On a machine with JAX alone: building, training, certifying and saving need no TensorFlow.
 PROGRAM = """
-import sys, pathlib
-sys.modules["tensorflow"] = None
+import pathlib
+import support.without_tensorflow
 from support import agreement
 agreement.run(pathlib.Path({!r}))
 """
 NAMES = list(agreement.models())
 CERTIFIED = agreement.CERTIFIED
+METRICS = [name for name, _ in parts.metrics()]
+PARTS = [*parts.losses_at(), *METRICS, *parts.BACKBONES]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,23 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def numbers(folders):
     return [dict(np.load(folder / "numbers.npz")) for folder in folders]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_each_loss_metric_and_backbone_agrees_with_its_first_gradient(folders, name):
+    ours, theirs = (dict(np.load(folder / "parts.npz")) for folder in folders)
+    kinds = [key for key in ours if key.startswith(f"{name}: ")]
+    assert len(kinds) == (1 if name in METRICS else 2)
+    for kind in kinds:
+        assert np.abs(ours[kind]).max() > 1e-2
+        assert_allclose(theirs[kind], ours[kind], atol=1e-5 * max(1.0, np.abs(ours[kind]).max()), err_msg=kind)
+
+
+def test_all_that_is_published_is_compared():
+    assert {name for name in backbones.__all__ if callable(getattr(backbones, name))} == set(parts.BACKBONES)
+    assert set(losses.__all__) - {"magnet_losses", "center_magnet_losses"} == set(parts.losses_at())
+    published = {name for name, found in vars(metrics).items() if isinstance(found, type)}
+    assert published == set(METRICS)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,9 @@ from clustr_keras.backbones.resnet import _basic_block
 from clustr_keras.backend import input_gradient
 from clustr_keras.consistency import QTRADES
 from clustr_keras.data import load_digits
+from support import parts
 from support.gradients import compiled_value, value_and_gradients
+from support.parts import assign_numpy_weights
 
 STEPS, BATCH = 12, 32
 CERTIFIED = "mlp, SGD"
@@ -41,13 +43,7 @@ def models():
 def made(backbone, sizes, clusters):
     """A classifier with weights from NumPy: each backend draws other ones."""
     model = ClustrClassifier(backbone((8, 8, 1), **sizes), 10, clusters)
-    rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
-        if len(variable.shape) > 1:
-            fan_in = np.prod(variable.shape[:-1])
-            variable.assign(rng.normal(size=variable.shape) / np.sqrt(fan_in))
-        if variable.constraint is not None:
-            variable.assign(variable.constraint(variable.value))
+    assign_numpy_weights(model)
     return model
 
 
@@ -67,7 +63,8 @@ def of_images(model, term, images):
 
 
 def run(folder):
-    """Writes the models, and one file of all numbers."""
+    """Writes the models, and files of all numbers."""
+    np.savez(folder / "parts.npz", **parts.numbers())
     (images, labels), (test_images, _) = load_digits()
     batch, y = ops.convert_to_tensor(images[:BATCH]), ops.convert_to_tensor(labels[:BATCH])
     numbers = {}
