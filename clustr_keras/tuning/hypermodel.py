@@ -120,7 +120,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         recipe = dataclasses.replace(recipe, epochs=epochs or recipe.epochs)
         pretraining = _pretraining_of(recipe)
         if pretraining is not None and initial_epoch == 0:
-            model.set_weights(self._pretrained(pretraining))
+            _set_weights(model, self._pretrained(pretraining))
         self.train(model, self.dataset, recipe, callbacks, initial_epoch)
         return self.measure(model)
 
@@ -143,13 +143,13 @@ class ClustrHyperModel(keras_tuner.HyperModel):
     def _pretrained(self, pretraining: Recipe) -> list[Floats]:
         """The weights after a pretraining, of which the one that trials share is done once."""
         if pretraining != _pretraining_of(self.recipe):
-            return train(self.dataset, pretraining).get_weights()
+            return _weights_of(train(self.dataset, pretraining))
         file = self._pretrained_file
         if self._pretrained_weights is None and file is not None and file.exists():
             with np.load(file) as saved:
                 self._pretrained_weights = [saved[name] for name in saved.files]
         elif self._pretrained_weights is None:
-            self._pretrained_weights = train(self.dataset, pretraining).get_weights()
+            self._pretrained_weights = _weights_of(train(self.dataset, pretraining))
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 own = file.with_name(f".{uuid.uuid4().hex}.npz")  # several workers may be at it
@@ -177,7 +177,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
         model, pretraining = self.build(hp), _pretraining_of(recipe)
         if pretraining is not None:
-            model.set_weights(train(self.whole, pretraining).get_weights())
+            _set_weights(model, _weights_of(train(self.whole, pretraining)))
         return self.train(model, self.whole, recipe, callbacks)
 
     def measure(self, model: ClustrClassifier) -> dict[str, float]:
@@ -266,6 +266,17 @@ def _paper_recipe(hp, recipe, num_classes):
 
 def _pretraining_of(recipe):
     return getattr(recipe, "pretraining", None)
+
+
+def _weights_of(model):
+    """Those of backbone and head: a trained classifier also has some that only its steps need."""
+    return model.backbone.get_weights() + model.head.get_weights()
+
+
+def _set_weights(model, weights):
+    count = len(model.backbone.weights)
+    model.backbone.set_weights(weights[:count])
+    model.head.set_weights(weights[count:])
 
 
 def _around(hp, name, value, factor):

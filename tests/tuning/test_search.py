@@ -300,13 +300,14 @@ def search(digits, folder, monkeypatch, fails, max_trials, retrain=None):
         return METRICS
 
     monkeypatch.setattr(ClustrHyperModel, "fit", fit)
-    return run_search(digits, "certified", folder, max_trials=max_trials, epochs=1, retrain=retrain)
+    return run_search(digits, "certified", folder, max_trials=max_trials, epochs=1, retrain=retrain).leaderboard
 
 
 def test_a_trial_that_failed_is_counted_and_left_out(digits, small, tmp_path, monkeypatch, capsys):
     leaderboard = search(digits, tmp_path, monkeypatch, lambda trial: trial == 1, 3)
     assert {row["trial"] for row in leaderboard.rows} == {"0", "2"}
-    assert "1 of 3 trials failed; trial 1: ValueError: [no] such luck" in capsys.readouterr().out
+    assert leaderboard.failures_in_words() == "1 of 3 trials failed. Trial 1: ValueError: [no] such luck"
+    assert "Trial 1 failed: ValueError: [no] such luck" in capsys.readouterr().out
     assert len((tmp_path / "leaderboard.csv").read_text().splitlines()) == 3
 
 
