@@ -57,6 +57,17 @@ def prepared(digits, tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture
+def memory_files():
+    """The files of Beam's file system `memory://`, which is empty: a dict by path."""
+    pytest.importorskip("apache_beam", reason="needs the environment of make test-beam")
+    from support.memory_file_system import MemoryFileSystem
+
+    MemoryFileSystem.files.clear()
+    yield MemoryFileSystem.files
+    MemoryFileSystem.files.clear()
+
+
 def png(image):
     file = io.BytesIO()
     PIL.Image.fromarray(image[..., 0]).save(file, "PNG")
