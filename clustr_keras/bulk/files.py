@@ -36,16 +36,20 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def is_folder(path: str) -> bool:
-    """Whether something lies under a path."""
-    return bool(_matching(f"{path}/*")) if is_remote(path) else os.path.isdir(path)
+    """Whether something lies under a path, at any depth."""
+    return bool(_matching(f"{path}/**", at_most=1)) if is_remote(path) else os.path.isdir(path)
 
 
 def files_under(folder: str) -> list[File]:
-    """All files below a folder, ordered by path. Links to folders are not followed."""
+    """All files below a folder, ordered by path, with links that lead nowhere. Links to folders are not followed.
+
+    Raises:
+        OSError: If a folder cannot be listed.
+    """
     if is_remote(folder):
         return _matching(f"{folder}/**")
-    paths = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
-    return sorted(map(_local, filter(os.path.isfile, paths)))
+    paths = [os.path.join(place, name) for place, _, names in os.walk(folder, onerror=_raise) for name in names]
+    return sorted(_local(path) for path in paths if os.path.isfile(path) or not os.path.exists(path))
 
 
 def files_matching(pattern: str) -> list[File]:
@@ -106,13 +110,20 @@ def local_copy(path: str) -> str:
     return folder
 
 
+def _raise(error):
+    raise error
+
+
 def _local(path):
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError:  # a link that leads nowhere
+        status = os.lstat(path)
     return File(path, status.st_size, status.st_mtime)
 
 
-def _matching(pattern):
+def _matching(pattern, at_most=None):
     from apache_beam.io.filesystems import FileSystems
 
-    (found,) = FileSystems.match([pattern])
+    (found,) = FileSystems.match([pattern], [at_most])
     return sorted(File(m.path, m.size_in_bytes, m.last_updated_in_seconds or 0.0) for m in found.metadata_list)

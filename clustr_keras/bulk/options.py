@@ -1,7 +1,9 @@
 """Beam's options and runners, as the command line names them."""
 
+import argparse
 import contextlib
 import io
+import itertools
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -31,9 +33,11 @@ def make_pipeline(runner: str, flags: list[str]) -> beam.Pipeline:
         `beam.Pipeline`.
 
     Raises:
-        ValueError: If Beam knows no such runner, or `DirectRunner` no such flag.
+        ValueError: If Beam knows no such runner, or `DirectRunner` no such flag, or if something is neither a flag nor
+            the value of one.
     """
     options = _parsed(flags)
+    _refuse_stray_words(options, flags)
     if not is_direct(runner):
         _refuse_unknown_runner(runner)
         options.view_as(StandardOptions).runner = runner
@@ -54,6 +58,24 @@ def _parsed(flags):
         reason = (printed.getvalue().strip().splitlines() or ["no reason given"])[-1]
         raise ValueError(f"Beam refuses the flags {' '.join(flags)}: {reason}") from error
     return options
+
+
+def _refuse_stray_words(options: PipelineOptions, flags: list[str]) -> None:
+    """Beam would pass over them, such as the second file of a pattern that the shell has written out."""
+    parsers: list[argparse.ArgumentParser] = []
+    options.get_all_options(add_extra_args_fn=parsers.append)
+    _, unknown = parsers[0].parse_known_args(flags)
+    stray = [
+        word
+        for before, word in itertools.pairwise(["", *unknown])
+        # The value of a flag that only another runner knows comes after it.
+        if not word.startswith("-") and (not before.startswith("--") or "=" in before)
+    ]
+    if stray:
+        raise ValueError(
+            f"{' '.join(stray)} is neither a flag nor the value of one. --input takes one name: put a pattern into "
+            "quotes, so that the shell does not write it out."
+        )
 
 
 def _refuse_unknown_runner(runner):

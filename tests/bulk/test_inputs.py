@@ -42,6 +42,58 @@ def test_a_file_that_is_gone_is_an_error_of_its_own(photos):
     assert examples.errors[1:] == [None] * 12
 
 
+def test_a_name_that_is_no_utf8_has_an_id(photos):
+    folder, _ = photos
+    name = os.fsencode(folder) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write(b"of the name")
+    source = find_input(str(folder))
+    parts = read_all(source, 5)
+    ids = [row for part in parts for row in part.ids]
+    assert ids.count("caf\\xe9.png") == 1
+    images = dict(zip(ids, [image for part in parts for image in part.images], strict=True))
+    assert images["caf\\xe9.png"] == b"of the name"
+    assert len(source.facts["listing"]) == 64
+    (folder / "caf\\xe9.png").write_bytes(b"of the other")
+    with pytest.raises(ValueError, match="spells out the bytes of another one"):
+        find_input(str(folder))
+
+
+def test_a_link_that_leads_nowhere_is_an_error_of_its_own(photos):
+    folder, _ = photos
+    (folder / "d.png").symlink_to("nothing.png")
+    (part,) = read_all(find_input(str(folder)), 100)
+    assert (part.ids[-1], part.errors[-1]) == ("d.png", "cannot be read: No such file or directory")
+
+
+def test_a_folder_that_cannot_be_listed_is_said(photos, monkeypatch):
+    folder, _ = photos
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="photos/b"):
+        find_input(str(folder))
+
+
+def test_a_remote_folder_of_folders(photos, memory_files):
+    folder, _ = photos
+    for path in folder.glob("?/*"):
+        memory_files[f"memory://bucket/photos/{path.relative_to(folder)}"] = path.read_bytes()
+    memory_files["memory://bucket/records/a.tfrecord"] = b""
+    (part,) = read_all(find_input("memory://bucket/photos/"), 100)
+    assert part.ids == sorted([f"{'ab'[index % 2]}/{index}.png" for index in range(8)] + BROKEN[:-1])
+    assert part.images[part.ids.index("a/0.png")] == (folder / "a" / "0.png").read_bytes()
+    for pattern in ("memory://bucket/*/a.tfrecord", "memory://bucket/records/a.tfrecord"):
+        assert list(find_input(pattern).pieces(100)) == []
+    with pytest.raises(FileNotFoundError, match="matches no file"):
+        find_input("memory://bucket/pho*")
+
+
 @pytest.mark.parametrize("change", ["add", "grow", "touch"])
 def test_a_changed_folder_is_another_input(photos, change):
     folder, _ = photos
@@ -89,7 +141,7 @@ def test_a_sample_of_files_keeps_what_belongs_to_each(photos):
     (everything,) = read_all(whole, 100)
 
     def by_id(part):
-        rows = zip(part.ids, part.files, part.errors, part.labels, strict=True)
+        rows = zip(part.ids, part.images, part.errors, part.labels, strict=True)
         return {name: rest for name, *rest in rows}
 
     found = {name: rest for part in read_all(Sample(whole, 12), 2) for name, rest in by_id(part).items()}

@@ -33,6 +33,9 @@ def test_flags_of_other_runners_are_passed_on():
     [
         ("FlankRunner", [], "--runner must be one of"),
         ("DirectRunner", ["--direct_num_worker=2"], "knows --direct_num_worker"),
+        ("DirectRunner", ["b.tfrecord", "--direct_num_workers", "2"], r"^b\.tfrecord is neither a flag nor"),
+        ("DirectRunner", ["--direct_num_workers", "2", "b.tfrecord", "c"], r"^b\.tfrecord c is neither"),
+        ("FlinkRunner", ["--of_a_plugin=1", "b.tfrecord"], r"^b\.tfrecord is neither.*a pattern into quotes"),
         (
             "DirectRunner",
             ["--direct_num_workers=two"],

@@ -38,7 +38,7 @@ def find_input(
     """
     path = absolute(name)
     is_pattern = any(sign in name for sign in "*?")
-    if is_folder(path):
+    if not (is_pattern and is_remote(name)) and is_folder(path):
         found: Source = Folder(path)
     elif is_remote(name) or is_pattern or files_matching(path):
         found = TFRecords(path)

@@ -10,5 +10,5 @@ def listing_digest(files: Iterable[File]) -> str:
     """SHA-256 of the names, sizes and times of files, as hexadecimal digits."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.path}\0{file.size}\0{file.modified}\n".encode())
+        digest.update(f"{file.path}\0{file.size}\0{file.modified}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
