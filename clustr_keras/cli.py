@@ -1,7 +1,5 @@
 """`clustr`: train, certify, audit, export, serve and query from the shell."""
 
-import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from clustr_keras.commands.serve import serve
 from clustr_keras.commands.train import train
 from clustr_keras.commands.tune import tune
 from clustr_keras.serving.errors import ServingError
+from clustr_keras.tensorflow_start import start_tensorflow
 
 # Of a command that was interrupted, as shells have it.
 _INTERRUPTED = 130
@@ -36,7 +35,9 @@ class _Command(typer.core.TyperCommand):
     """A command that starts TensorFlow first, but not before its options are known to be right."""
 
     def invoke(self, ctx: Any) -> Any:
-        _start_tensorflow()
+        # The workers of certify --input have one each, and this process can do without.
+        if ctx.params.get("source") is None:
+            start_tensorflow()
         return super().invoke(ctx)
 
 
@@ -86,21 +87,3 @@ def _in_one_line(error: Exception, debug: bool) -> str:
     if message and isinstance(error, ValueError | OSError | RuntimeError | ServingError):
         return message
     return f"{type(error).__name__}: {message}{'' if debug else ' (clustr --debug ... shows where)'}"
-
-
-def _start_tensorflow() -> None:
-    """Imports TensorFlow without its start-up notes, which are for its developers."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        # They come from C++ before any logger of TensorFlow's is there: only the file descriptor stops them.
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            with contextlib.suppress(ImportError):  # the command will say so, or do without
-                import tensorflow as tf
-
-                tf.config.list_physical_devices()
-                tf.get_logger().setLevel("ERROR")
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)

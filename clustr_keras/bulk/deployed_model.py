@@ -1,5 +1,6 @@
 """A model as a worker holds it: images or files in, columns of certificates out."""
 
+import json
 import os
 from typing import Any
 
@@ -14,10 +15,12 @@ from clustr_keras.certification import as_arrays
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data.checks import check_image_shape
 from clustr_keras.data.pixels import as_floats
-from clustr_keras.serving.decoding import decode_images
+from clustr_keras.serving.decoding import declared_pixels, decode_images
+from clustr_keras.serving.model_card import MODEL_CARD
 from clustr_keras.serving.validity import without_invalid
 
 _COLUMNS = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_radius", "radius", "is_valid")
+_MAX_PIXELS = 2**24
 
 
 class DeployedModel:
@@ -28,6 +31,7 @@ class DeployedModel:
         method: As for `ClustrClassifier.certify`.
         resize: Whether encoded images of another size are resized; they are invalid otherwise.
         batch_size: Integer.
+        max_pixels: Largest number of pixels that an encoded image may declare, 2**24 by default; others are invalid.
 
     Attributes:
         image_shape: `(H, W, C)`.
@@ -37,15 +41,26 @@ class DeployedModel:
         ValueError: If it is no such model, nothing can be proved of it, or an argument does not go with it.
     """
 
-    def __init__(self, path: str, method: str | None = None, resize: bool = False, batch_size: int = 256) -> None:
+    def __init__(
+        self,
+        path: str,
+        method: str | None = None,
+        resize: bool = False,
+        batch_size: int = 256,
+        max_pixels: int | None = None,
+    ) -> None:
         self.batch_size = batch_size
+        self.resize = resize
+        self.max_pixels = max_pixels or _MAX_PIXELS
         local = local_copy(path)
         if os.path.isdir(local):
-            if method is not None or resize:
-                raise ValueError(f"--method and --resize were settled when {path} was exported. Leave them out.")
+            if method is not None or resize or max_pixels is not None:
+                settled = "--method, --resize and --max-pixels were settled"
+                raise ValueError(f"{settled} when {path} was exported. Leave them out.")
             of_images, of_files = self._load_export(local)
         else:
-            of_images, of_files = self._load_keras(local, method, resize)
+            of_images, of_files = self._load_keras(local, method)
+        self._declared_pixels = tf.function(declared_pixels, input_signature=[tf.TensorSpec([], tf.string)])
         images = tf.TensorSpec([batch_size, *self.image_shape], tf.float32)
         self._of_images = tf.function(of_images, input_signature=[images])
         self._of_files = of_files and tf.function(of_files, input_signature=[tf.TensorSpec([batch_size], tf.string)])
@@ -81,12 +96,12 @@ class DeployedModel:
         read_errors = examples.errors or [None] * len(examples)
         joined["is_valid"] &= np.array([error is None for error in read_errors])
         joined["errors"] = [
-            None if valid else error or self._reason(examples)
-            for valid, error in zip(joined["is_valid"], read_errors, strict=True)
+            None if valid else error or self._reason(images[row])
+            for row, (valid, error) in enumerate(zip(joined["is_valid"], read_errors, strict=True))
         ]
         return joined
 
-    def _load_keras(self, path, method, resize):
+    def _load_keras(self, path, method):
         # A worker may have begun with any module of ours.
         clustr_keras.register_for_deserialization()
         model = keras.models.load_model(path)
@@ -103,7 +118,7 @@ class DeployedModel:
             return {name: outputs[name] for name in _COLUMNS if name in outputs} | {"is_valid": is_valid}
 
         def of_files(files):
-            return of_images(decode_images(files, self.image_shape, resize=resize))
+            return of_images(decode_images(files, self.image_shape, self.max_pixels, self.resize))
 
         return of_images, of_files if self.image_shape[-1] in (1, 3) else None
 
@@ -117,7 +132,10 @@ class DeployedModel:
         certify = loaded.signatures["certify"]
         self._owner = loaded  # signatures live as long as what was loaded does
         self.image_shape = tuple(certify.structured_input_signature[1]["images"].shape[1:])
-        self.class_names = _class_names(path)
+        with open(os.path.join(path, MODEL_CARD)) as file:
+            card = json.load(file)
+        self.class_names = card["class_names"]
+        self.resize, self.max_pixels = card["encoded_images"]["resized"], card["encoded_images"]["max_pixels"]
 
         def of(signature, name):
             def answer(inputs):
@@ -136,18 +154,14 @@ class DeployedModel:
         filled = np.concatenate([values, filling])
         return np.split(filled, len(filled) // self.batch_size)
 
-    def _reason(self, examples):
-        if not isinstance(examples.images, list):
+    def _reason(self, image):
+        """Why an image, or its file, is invalid."""
+        if not isinstance(image, bytes):
             return "a pixel is not finite, or leaves [0, 1]"
+        pixels = int(self._declared_pixels(image))
+        if pixels > self.max_pixels:
+            return f"{pixels} pixels; no more than {self.max_pixels} are decoded, see --max-pixels"
+        if self.resize:
+            return "no PNG or JPEG that can be decoded"
         height, width, channels = self.image_shape
         return f"no PNG or JPEG that decodes to {height} x {width} pixels of {channels} channels"
-
-
-def _class_names(path):
-    """Class names of an export, from its model card."""
-    import json
-
-    from clustr_keras.serving.export import MODEL_CARD
-
-    with open(os.path.join(path, MODEL_CARD)) as file:
-        return json.load(file)["class_names"]

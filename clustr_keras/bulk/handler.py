@@ -8,6 +8,7 @@ from apache_beam.ml.inference.base import ModelHandler
 
 from clustr_keras.bulk.examples import Examples
 from clustr_keras.bulk.shards import Shard
+from clustr_keras.bulk.worker_process import end_at_once, unneeded_modules_missing
 
 if TYPE_CHECKING:  # TensorFlow reads variables of the environment that are not set yet
     import pyarrow as pa
@@ -25,21 +26,29 @@ class CertifyingHandler(ModelHandler):
     them all. The model has batches of its own inside.
 
     Args:
-        path, method, resize, batch_size: As for `DeployedModel`.
+        path, method, resize, batch_size, max_pixels: As for `DeployedModel`.
         threads: Threads that a worker computes with.
     """
 
     def __init__(
-        self, path: str, method: str | None = None, resize: bool = False, batch_size: int = 256, threads: int = 1
+        self,
+        path: str,
+        method: str | None = None,
+        resize: bool = False,
+        batch_size: int = 256,
+        max_pixels: int | None = None,
+        threads: int = 1,
     ) -> None:
         super().__init__(env_vars=thread_variables(threads))
-        self.arguments = (path, method, resize, batch_size)
+        self.arguments = (path, method, resize, batch_size, max_pixels)
 
     def load_model(self) -> "DeployedModel":
         """Loads the model; called once in each worker process."""
-        import tensorflow as tf
+        end_at_once()
+        with unneeded_modules_missing():
+            import tensorflow as tf
 
-        from clustr_keras.bulk.deployed_model import DeployedModel
+            from clustr_keras.bulk.deployed_model import DeployedModel
 
         # TensorFlow's graph optimizer adds up partial sums in an order that changes from one load to the next. That is
         # within the proof, but rows must not depend on which worker made them. It costs nothing to leave it out.

@@ -2,16 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
-from clustr_keras.bulk.deployed_model import DeployedModel
-from clustr_keras.bulk.files import absolute, sha256_of
+from clustr_keras.bulk.files import absolute, is_folder, sha256_of
 from clustr_keras.bulk.handler import CertifyingHandler, thread_variables
 from clustr_keras.bulk.inputs import Sample, find_input
 from clustr_keras.bulk.local_workers import supervised
 from clustr_keras.bulk.manifest import manifest_of
+from clustr_keras.bulk.model_file import image_shape_of
 from clustr_keras.bulk.options import is_direct, make_pipeline
 from clustr_keras.bulk.output import OutputFolder
 from clustr_keras.bulk.pipeline import certify_shards
@@ -20,6 +20,7 @@ from clustr_keras.bulk.summary import Summary, summarize
 from clustr_keras.bulk.watch import watching
 from clustr_keras.data.checks import check_image_shape
 from clustr_keras.progress import say
+from clustr_keras.tensorflow_start import start_tensorflow
 
 
 def certify_in_bulk(
@@ -35,6 +36,7 @@ def certify_in_bulk(
     resize: bool = False,
     shard_size: int = 1024,
     batch_size: int = 256,
+    max_pixels: int | None = None,
     threads: int = 1,
     runner: str = "DirectRunner",
     flags: Iterable[str] = (),
@@ -55,6 +57,7 @@ def certify_in_bulk(
         resize: Whether images of another size are resized; they are invalid otherwise.
         shard_size: Images in a file: what is certified, and lost by a kill, at a time.
         batch_size: Images that go through the model together.
+        max_pixels: Largest number of pixels that an encoded image may declare, 2**24 by default; others are invalid.
         threads: Threads that each worker computes with.
         runner: Beam's runner, see `make_pipeline`.
         flags: Beam's own flags, list of strings.
@@ -73,27 +76,28 @@ def certify_in_bulk(
     """
     model_path, folder = absolute(model), OutputFolder(absolute(output))
     pipeline = make_pipeline(runner, list(flags))
-    # Here too, so that whatever is wrong with the model is said before anything runs.
-    deployed = DeployedModel(model_path, method, resize, batch_size)
-    source = find_input(input, data_dir, split, deployed.image_shape[:2] if resize else None)
+    handler = CertifyingHandler(model_path, method, resize, batch_size, max_pixels, threads)
+    image_shape = _image_shape(handler, is_local=is_direct(runner))
+    source = find_input(input, data_dir, split, (image_shape[0], image_shape[1]) if resize else None)
     if hasattr(source, "image_shape"):
-        check_image_shape((None, *source.image_shape), deployed.image_shape)
+        check_image_shape((None, *source.image_shape), image_shape)
     if examples is not None:
         source = Sample(source, examples, seed)
     shards = numbered(source.pieces(shard_size))
     if not shards:
         raise ValueError(f"--input {input} holds no image.")
-    settings = {"method": method, "resize": resize, "batch_size": batch_size, "model_sha256": sha256_of(model_path)}
-    folder.begin(manifest_of(source, shards, settings))
+    # Not the threads: rounding may differ with them, as from one machine to the next, and the radii are proved for any.
+    settings = {"method": method, "resize": resize, "max_pixels": max_pixels, "batch_size": batch_size}
+    settings["model_sha256"] = sha256_of(model_path)
+    is_first = folder.begin(manifest_of(source, shards, settings))
     finished = folder.finished(shards)
     if finished:
         say(f"{len(finished)} of {len(shards)} shards are finished already.")
     missing = sorted(set(range(len(shards))) - {shard.index for shard in finished})
     if missing:
-        handler = CertifyingHandler(model_path, method, resize, batch_size, threads)
         certify_shards(pipeline, [shards[index] for index in missing], source, handler, folder)
         supervision = supervised() if is_direct(runner) else contextlib.nullcontext()
-        with _environment(thread_variables(threads)), watching(folder, shards), supervision:
+        with _environment(thread_variables(threads)), watching(folder, shards), supervision, _tidied(folder, is_first):
             run_pipeline(pipeline)
     return summarize(folder, shards)
 
@@ -111,6 +115,36 @@ def run_pipeline(pipeline: beam.Pipeline) -> None:
         # A worker's error comes as the text of its traceback.
         reason = next(line for line in reversed(lines) if "Error" in line or line is lines[0])
         raise RuntimeError(f"the pipeline stopped: {reason} Finished shards are kept; run again to go on.") from error
+
+
+def _image_shape(handler: CertifyingHandler, is_local: bool) -> tuple[int, ...]:
+    """Shape of the images that a model takes, `(H, W, C)`.
+
+    Workers of this machine soon say themselves what is wrong with a model. Others are far away and may cost: for them
+    it is loaded, and its bound proved, here too, before anything runs; and so it is where its files are not plain.
+    """
+    path, method, resize, _, max_pixels = handler.arguments
+    is_plain = not is_folder(path) or (method, resize, max_pixels) == (None, False, None)
+    shape = image_shape_of(path) if is_local and is_plain else None
+    if shape is None:
+        start_tensorflow()
+        from clustr_keras.bulk.deployed_model import DeployedModel
+
+        shape = DeployedModel(*handler.arguments).image_shape
+    return shape
+
+
+@contextlib.contextmanager
+def _tidied(folder: OutputFolder, is_first: bool) -> Iterator[None]:
+    """Removes what a run has left unfinished; of a first run that came to nothing, all."""
+    try:
+        yield
+    except RuntimeError:
+        if is_first:
+            folder.withdraw()
+        raise
+    finally:
+        folder.end()
 
 
 @contextlib.contextmanager

@@ -55,6 +55,9 @@ def certify(
     shard_size: Annotated[int, typer.Option(min=1, help="--input: images in a Parquet file.")] = 1024,
     threads_per_worker: Annotated[int, typer.Option(min=1, help="--input: that a worker computes with.")] = 1,
     resize: ResizeOption = False,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, show_default=str(2**24), help="--input: most pixels of an encoded image.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images, and prove how far each may move.
@@ -66,7 +69,9 @@ def certify(
     """
     check_exists(model)
     if source is None:
-        _refuse(context, ("split", "runner", "shard_size", "threads_per_worker", "resize"), "needs --input")
+        _refuse(
+            context, ("split", "runner", "shard_size", "threads_per_worker", "resize", "max_pixels"), "needs --input"
+        )
         if context.args:
             raise ValueError(f"there is no option or argument {context.args[0]}; see clustr certify --help.")
         with answering(as_json) as answer:
@@ -104,6 +109,7 @@ def certify(
             seed=seed,
             method=method,
             resize=resize,
+            max_pixels=max_pixels,
             shard_size=shard_size,
             batch_size=batch_size,
             threads=threads_per_worker,

@@ -58,15 +58,26 @@ def decode_images(
         return decoded.concatenate(tf.data.Dataset.from_tensors(invalid)).take(1).get_single_element()
 
     def of_entry(data):
-        is_png = _is_png(data)
-        is_jpeg = tf.strings.substr(data, 0, len(_JPEG_MAGIC)) == _JPEG_MAGIC
-        nothing = tf.constant(0, tf.int64)
-        of_jpeg = tf.cond(is_jpeg, lambda: _jpeg_pixels(data), lambda: nothing)
-        pixels = tf.cond(is_png, lambda: _png_pixels(data), lambda: of_jpeg)
+        pixels = declared_pixels(data)
         return tf.cond((pixels > 0) & (pixels <= max_pixels), lambda: decode_or_nan(data), lambda: invalid)
 
     images = tf.map_fn(of_entry, image_bytes, fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
     return tf.ensure_shape(images, [None, height, width, channels])
+
+
+def declared_pixels(data: Tensor) -> Tensor:
+    """Width times height as a PNG or JPEG file declares them in its header, before it is decoded.
+
+    Args:
+        data: String `[]`, the file.
+
+    Returns:
+        int64 `[]`, 0 for what is neither or is too short.
+    """
+    is_jpeg = tf.strings.substr(data, 0, len(_JPEG_MAGIC)) == _JPEG_MAGIC
+    nothing = tf.constant(0, tf.int64)
+    of_jpeg = tf.cond(is_jpeg, lambda: _jpeg_pixels(data), lambda: nothing)
+    return tf.cond(_is_png(data), lambda: _png_pixels(data), lambda: of_jpeg)
 
 
 def _is_png(data):

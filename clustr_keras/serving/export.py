@@ -17,13 +17,12 @@ from clustr_keras.backend import require_tensorflow
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data.checks import check_images
 from clustr_keras.lipschitz import UnknownBoundError, condense
+from clustr_keras.serving.model_card import MODEL_CARD
 from clustr_keras.serving.signatures import Signatures, example_inputs
 from clustr_keras.serving.uncertified import Uncertified
 from clustr_keras.serving.verification import verify_export
 from clustr_keras.serving.warmup import write_warmup
 from clustr_keras.types import ArrayLike
-
-MODEL_CARD = "assets.extra/model_card.json"
 
 
 def export_model(

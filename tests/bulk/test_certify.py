@@ -24,23 +24,57 @@ def start(*arguments, **options):
     )
 
 
-def certify(*arguments):
-    process = start(*arguments)
+def with_program(folder, program):
+    """An environment in which every Python process runs a program first."""
+    (folder / "sitecustomize.py").write_text(program)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def certify(*arguments, **options):
+    process = start(*arguments, **options)
     out, err = process.communicate(timeout=300)
     return process.returncode, " ".join(out.split()), err
 
 
+# A file for each time that a process imports TensorFlow or loads a model.
+COUNTING = """
+import os, uuid, wrapt
+
+def note(what):
+    open(f"{os.path.dirname(__file__)}/{what}-{os.getpid()}-{uuid.uuid4().hex}", "w").close()
+
+def count_loads(module):
+    load = module.load_model
+    module.load_model = lambda *args, **kwargs: (note("load"), load(*args, **kwargs))[1]
+
+wrapt.register_post_import_hook(lambda module: note("import"), "tensorflow")
+wrapt.register_post_import_hook(count_loads, "keras.models")
+"""
+
+
 def test_a_folder_with_two_workers(saved, classifier, photos, tmp_path):
     folder, pixels = photos
+    (folder / "e.png").symlink_to("nothing.png")
+    with open(os.fsencode(folder) + b"/f\xe9.png", "wb") as file:
+        file.write((folder / "a" / "0.png").read_bytes())
     arguments = ("--model", saved, "--input", folder, "--output", tmp_path / "out", "--shard-size", 2)
-    code, out, err = certify(*arguments, "--direct_num_workers", 2)
+    (tmp_path / "counts").mkdir()
+    env = with_program(tmp_path / "counts", COUNTING)
+    code, out, err = certify(*arguments, "--direct_num_workers", 2, env=env)
     assert (code, err) == (0, "")
-    assert "13 images, 5 invalid" in out
-    assert len(list((tmp_path / "out").glob("part-*-of-00007.parquet"))) == 7
+    assert "15 images, 6 invalid" in out
+    assert len(list((tmp_path / "out").glob("part-*-of-00008.parquet"))) == 8
+    counts = [path.name.split("-")[:2] for path in (tmp_path / "counts").glob("*-*-*")]
+    loads, imports = ([process for what, process in counts if what == kind] for kind in ("load", "import"))
+    # Once in each of two workers, and never in the process that plans.
+    assert len(loads) == len(set(loads)) == 2
+    assert sorted(imports) == sorted(loads)
     rows = pq.read_table(tmp_path / "out").to_pylist()
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
     valid = [row for row in rows if row["is_valid"]]
-    of_row = [int(pathlib.Path(row["id"]).stem) for row in valid]
+    assert valid[-1]["id"] == "f\\xe9.png"
+    of_row = [0 if row is valid[-1] else int(pathlib.Path(row["id"]).stem) for row in valid]
     certificate = classifier.certify(np.float32(pixels / np.float32(255)))
     np.testing.assert_array_equal([row["class_id"] for row in valid], certificate.class_ids[of_row])
     np.testing.assert_allclose(
@@ -48,13 +82,13 @@ def test_a_folder_with_two_workers(saved, classifier, photos, tmp_path):
     )
 
     code, out, err = certify(*arguments, "--json")
-    assert (code, err) == (0, "7 of 7 shards are finished already.\n")
+    assert (code, err) == (0, "8 of 8 shards are finished already.\n")
     assert json.loads(out) == {
         "model": str(saved),
         "input": str(folder),
         "output": str(tmp_path / "out"),
-        "images": 13,
-        "invalid": 5,
+        "images": 15,
+        "invalid": 6,
         "labeled": 0,
         "accuracy": None,
         "mean_certified_radius": pytest.approx(np.mean([row["certified_radius"] for row in valid])),
@@ -111,14 +145,19 @@ if "apache_beam.runners.worker.sdk_worker_main" in sys.orig_argv:
 
     pyarrow.parquet.write_table = write_table
 """
+OUT_OF_MEMORY = FULL_DISK.replace('raise OSError("the disk is full")', "sys.modules['os'].abort()")
 
 
-def test_an_error_in_a_worker_is_one_line(saved, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(FULL_DISK)
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    arguments = ("--model", saved, "--input", "digits", "--output", tmp_path / "out", "--direct_num_workers", 2)
-    process = start(*arguments, env={**os.environ, "PYTHONPATH": path})
+@pytest.mark.parametrize(
+    ("program", "workers", "message"),
+    [(FULL_DISK, 2, "OSError: the disk is full"), (OUT_OF_MEMORY, 1, "a worker process was killed or crashed")],
+    ids=["full disk", "out of memory"],
+)
+def test_an_error_in_a_worker_is_one_line(program, workers, message, saved, tmp_path):
+    arguments = ("--model", saved, "--input", "digits", "--output", tmp_path / "out")
+    process = start(*arguments, "--direct_num_workers", workers, env=with_program(tmp_path, program))
     _, err = process.communicate(timeout=200)
     assert (process.returncode, err.count("\n")) == (2, 1)
-    assert "the pipeline stopped: OSError: the disk is full" in err
-    assert not list((tmp_path / "out").glob("part-*"))
+    assert err.startswith("clustr: the pipeline stopped: ")
+    assert message in err
+    assert not list((tmp_path / "out").iterdir())

@@ -1,4 +1,7 @@
+import io
+
 import numpy as np
+import PIL.Image
 import pytest
 
 from clustr_keras.bulk.deployed_model import DeployedModel
@@ -75,6 +78,21 @@ def test_resizing_is_asked_for(saved, photos):
     folder, _ = photos
     large = Examples(["large"], [None], images=[(folder / "b" / "large.png").read_bytes()])
     assert rows_of(DeployedModel(str(saved), resize=True, batch_size=4), large)["is_valid"] == [True]
+
+
+def test_images_of_too_many_pixels_say_so(saved, photos):
+    folder, _ = photos
+    files = {form: io.BytesIO() for form in ("PNG", "JPEG")}
+    for form, file in files.items():
+        PIL.Image.fromarray(np.zeros((9, 10), "uint8")).save(file, form)
+    names = [*files, "small", "text"]
+    encoded = [*(file.getvalue() for file in files.values()), (folder / "a" / "0.png").read_bytes(), b"text"]
+    examples = Examples(names, [None] * 4, images=encoded)
+    model = DeployedModel(str(saved), resize=True, batch_size=4, max_pixels=89)
+    too_many = "90 pixels; no more than 89 are decoded, see --max-pixels"
+    assert rows_of(model, examples)["error"] == [too_many, too_many, None, "no PNG or JPEG that can be decoded"]
+    model = DeployedModel(str(saved), resize=True, batch_size=4, max_pixels=90)
+    assert rows_of(model, examples)["is_valid"] == [True, True, True, False]
 
 
 def test_an_export_gives_the_rows_of_its_model(deployed, classifier, photos, tmp_path):
