@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from clustr_keras.backend import strategy_scope
-from clustr_keras.data.checks import check_images, check_labels, is_array
-from clustr_keras.shares import check_shares
+from clustr_keras.data.checks import check_images, check_labels
+from clustr_keras.shares import check_shares, is_array
 from clustr_keras.types import ArrayLike, Tensor
 
 if TYPE_CHECKING:

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from clustr_keras.backend import can_share, num_replicas
 from clustr_keras.data.batches import ImageBatches
-from clustr_keras.data.checks import is_array
+
+
+def is_array(x: Any) -> bool:
+    """Whether `fit` and `evaluate` take `x` for one array, and for no data set."""
+    return isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x)
 
 
 def check_shares(x: Any, first: int, batch_size: int | None, validation_split: float) -> None:

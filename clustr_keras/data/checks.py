@@ -1,16 +1,8 @@
 """Checks of images and labels, each made once, before any training or certification starts."""
 
-from typing import Any
-
-import keras
 import numpy as np
 
 from clustr_keras.types import ArrayLike, Shape, Tensor
-
-
-def is_array(x: Any) -> bool:
-    """Whether `fit` and `evaluate` take `x` for one array, and for no data set."""
-    return isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x)
 
 
 def check_images(images: Tensor | ArrayLike, image_shape: Shape | None = None, name: str = "images") -> None:
