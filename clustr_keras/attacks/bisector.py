@@ -50,13 +50,13 @@ class BisectorAttack(ProjectedGradientDescent):
         """What reports call this attack."""
         return f"bisector l_2, {self.steps} steps x {self.restarts} rivals"
 
-    def _attack(self, x, labels, eps, step, seed, rows):
+    def _attack(self, x, labels, eps, step, seed, rows, steps):
         del step, rows
         axes = list(range(1, x.shape.rank))
         centers = tf.convert_to_tensor(self.certifier.centers)
         cells = self._cells(self._embed(x), centers, labels, rank=seed[1])
         adversarial, is_flipped = x, tf.zeros_like(labels, tf.bool)
-        for index in tf.range(self.steps):
+        for index in tf.range(steps):
             with tf.GradientTape() as tape:
                 tape.watch(adversarial)
                 embeddings = self._embed(adversarial)
@@ -67,7 +67,7 @@ class BisectorAttack(ProjectedGradientDescent):
             # Newton's step to distance 0, shorter and shorter on the ball's surface, where it cannot be made.
             slope = tf.sqrt(tf.reduce_sum(gradient**2, axis=axes, keepdims=True))
             length = tf.math.divide_no_nan(2.0 * tf.reshape(half_square, tf.shape(slope)), slope)
-            longest = 2.0 * eps * (1.0 - tf.cast(index, tf.float32) / self.steps)
+            longest = 2.0 * eps * (1.0 - tf.cast(index, tf.float32) / tf.cast(steps, tf.float32))
             direction = tf.math.divide_no_nan(gradient, slope)
             moved = tf.clip_by_value(adversarial - tf.minimum(length, longest) * direction, 0.0, 1.0)
             moved = tf.clip_by_value(x + clip_eta(moved - x, 2, eps), 0.0, 1.0)

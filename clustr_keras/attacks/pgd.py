@@ -1,5 +1,7 @@
 """Projected gradient descent with restarts, on CleverHans' projections."""
 
+from typing import Self
+
 import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.utils import clip_eta
@@ -134,6 +136,11 @@ class ProjectedGradientDescent:
             progress(self.restarts * len(images))
         return AttackResult(best, is_flipped, best_class, self._distance(best, images))
 
+    def compiled_as(self, other: "ProjectedGradientDescent") -> Self:
+        """Takes over the compiled loop of another attack of its class, for the same logits, norm, loss and `decay`."""
+        self._run = other._run
+        return self
+
     def _attack_rows(self, images, labels, eps, filled, restart):
         """Attacks the rows of a batch."""
         x = images[filled]
@@ -147,17 +154,18 @@ class ProjectedGradientDescent:
             tf.constant(step.reshape(shape), tf.float32),
             tf.constant([self.seed, restart], tf.int32),
             tf.constant(filled, tf.int32),
+            tf.constant(self.steps, tf.int32),
         )
         return [np.asarray(output) for output in outputs]
 
-    def _attack(self, x, labels, eps, step, seed, rows):
+    def _attack(self, x, labels, eps, step, seed, rows, steps):
         loss = self._loss_at(x, labels, seed[1])
         eta = tf.where(seed[1] > 0, 1.0, 0.0) * eps * self._random_directions(tf.shape(x), seed, rows)
         adversarial = tf.clip_by_value(x + eta, 0.0, 1.0)
         if self.decay:
-            adversarial = self._ascend_and_settle(adversarial, x, labels, eps, step, loss)
+            adversarial = self._ascend_and_settle(adversarial, x, labels, eps, step, steps, loss)
         else:
-            for _ in tf.range(self.steps):
+            for _ in tf.range(steps):
                 _, class_ids, gradient = self._at(adversarial, labels, loss)
                 moved = self._within(adversarial + ascent_step(gradient, step, self.norm), x, eps)
                 is_right = tf.reshape(class_ids == labels, tf.shape(eps))
@@ -165,14 +173,14 @@ class ProjectedGradientDescent:
         logits = self.logits(adversarial)
         return adversarial, loss(labels, logits), tf.argmax(logits, axis=-1)
 
-    def _ascend_and_settle(self, adversarial, x, labels, eps, step, loss):
+    def _ascend_and_settle(self, adversarial, x, labels, eps, step, steps, loss):
         """Where the loss was largest on a way of steps that shrink."""
         before, best, best_loss = adversarial, adversarial, tf.fill(tf.shape(labels), -np.inf)
-        for number in tf.range(self.steps):
+        for number in tf.range(steps):
             value, _, gradient = self._at(adversarial, labels, loss)
             best = tf.where(tf.reshape(value > best_loss, tf.shape(eps)), adversarial, best)
             best_loss = tf.maximum(best_loss, value)
-            share = 0.5 * (1.0 + tf.cos(np.pi * tf.cast(number, tf.float32) / self.steps))
+            share = 0.5 * (1.0 + tf.cos(np.pi * tf.cast(number, tf.float32) / tf.cast(steps, tf.float32)))
             moved = self._within(adversarial + ascent_step(gradient, share * step, self.norm), x, eps)
             going_on = (1.0 - _MOMENTUM) * (moved - adversarial) + _MOMENTUM * (adversarial - before)
             adversarial, before = self._within(adversarial + going_on, x, eps), adversarial

@@ -143,6 +143,7 @@ class Diagnostics:
         """
         self.flips, self.stages, self.progress = flips, stages, progress
         self.asked = rows
+        self.compiled: dict[object, ProjectedGradientDescent] = {}
         self.rows = rows[class_ids[rows] == flips.labels[rows]]
         if len(self.rows) == 0:
             raise ValueError("the model gets none of these examples right, so attacks show nothing about it.")
@@ -341,8 +342,9 @@ class Diagnostics:
         return np.all(stands, axis=0)
 
     def _pgd(self, steps=_STEPS, restarts=_RESTARTS, step_size=None, loss=cross_entropy, logits=None, decay=False):
-        return ProjectedGradientDescent(
-            logits or self.target.logits,
+        logits = logits or self.target.logits
+        attack = ProjectedGradientDescent(
+            logits,
             self.norm,
             steps,
             restarts,
@@ -352,6 +354,8 @@ class Diagnostics:
             seed=self.seed,
             decay=decay,
         )
+        # Attacks that differ in numbers only share one compiled loop.
+        return attack.compiled_as(self.compiled.setdefault((logits, loss, decay), attack))
 
     def _square(self):
         return SquareAttack(self.target.logits, self.norm, _QUERIES, batch_size=self.batch_size, seed=self.seed)
