@@ -17,6 +17,7 @@ from clustr_keras.commands.options import (
     DataOption,
     ExamplesOption,
     JsonOption,
+    MaxPixelsOption,
     MethodOption,
     ModelOption,
     ResizeOption,
@@ -55,9 +56,7 @@ def certify(
     shard_size: Annotated[int, typer.Option(min=1, help="--input: images in a Parquet file.")] = 1024,
     threads_per_worker: Annotated[int, typer.Option(min=1, help="--input: that a worker computes with.")] = 1,
     resize: ResizeOption = False,
-    max_pixels: Annotated[
-        int | None, typer.Option(min=1, show_default=str(2**24), help="--input: most pixels of an encoded image.")
-    ] = None,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images, and prove how far each may move.

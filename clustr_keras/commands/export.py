@@ -8,9 +8,11 @@ import typer
 from clustr_keras.commands.answering import answering
 from clustr_keras.commands.inputs import images_to_test, load_classifier, load_data
 from clustr_keras.commands.options import (
+    MAX_PIXELS,
     DataDirOption,
     ExamplesOption,
     JsonOption,
+    MaxPixelsOption,
     MethodOption,
     ModelOption,
     OptionalDataOption,
@@ -36,7 +38,7 @@ def export(
         bool, typer.Option("--verify", help="Compare with the live model on --data, in a fresh process.")
     ] = False,
     resize: ResizeOption = False,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels of an encoded image.")] = 2**24,
+    max_pixels: MaxPixelsOption = None,
     without_certificate: Annotated[
         bool, typer.Option("--without-certificate", help="Also without a proved bound: then no radius is served.")
     ] = False,
@@ -71,7 +73,7 @@ def export(
             version,
             method,
             facts,
-            max_pixels,
+            max_pixels or MAX_PIXELS,
             resize=resize,
             certificate=not without_certificate,
             verify_on=verify_on,

@@ -91,5 +91,10 @@ BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Image
 ResizeOption = Annotated[
     bool, typer.Option("--resize", help="Resize images of another size; they are invalid otherwise.")
 ]
+MAX_PIXELS = 2**24
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option("--max-pixels", min=1, show_default=str(MAX_PIXELS), help="Most pixels of an encoded image."),
+]
 TargetOption = Annotated[str, typer.Option("--target", help="host:port for gRPC, http://host:port for REST.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the served model.")]
