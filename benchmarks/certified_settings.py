@@ -31,9 +31,14 @@ class Comparison:
 
 _MLP = {"backbone": "lipschitz_mlp", "sizes": {"widths": [512, 512, 256, 128]}, "temperature": 4.0}
 _MLP |= {"learning_rate": 7e-3, "batch_size": 1024, "affine": AFFINE}
-# The convolutional network of deel-lip's tutorial on multiclass HKR, and the network of GloRo's own results on MNIST.
+# The network of deel-lip's Getting_started_2, with the loss of its tutorial on multiclass HKR, and the network of
+# GloRo's own results on MNIST.
 _DEEL_TUTORIAL = {"network": "convnet", "channels": [16, 32], "convolutions": 1, "widths": [64]}
 _GLORO_4C3F = {"network": "4C3F", "batch_size": 512}
+# deel-lip with kernels that are projected after each step, in batches as large as ours; GloRo with epochs of 56,000
+# images, about those of its own schedules, since it starts its power method anew after each.
+_DEEL_FAST = {"condense": True, "batch_size": 1024, "learning_rate": 5e-3, "warmup": 0.05}
+_GLORO_FAST = {"network": "2C2F", "passes": 7}
 
 MNIST10K = Comparison(
     examples=None,
@@ -52,6 +57,12 @@ MNIST10K = Comparison(
             *({"loss": "hkr", "alpha": alpha, "min_margin": 3.0} for alpha in (5.0, 20.0, 100.0)),
             {**_DEEL_TUTORIAL, "loss": "hkr", "alpha": 100.0, "min_margin": 0.25},
             {**_DEEL_TUTORIAL, "loss": "tau", "tau": 1.0},
+            *({**_DEEL_FAST, "loss": "tau", "tau": tau, "affine": AFFINE} for tau in (0.25, 0.5, 1.0, 4.0)),
+            {**_DEEL_FAST, "loss": "tau", "tau": 0.5, "affine": AFFINE, "widths": [256, 256, 128, 64]},
+            *({**_DEEL_FAST, "loss": "hkr", "alpha": a, "min_margin": 3.0, "affine": AFFINE} for a in (20.0, 100.0)),
+            {**_DEEL_FAST, "loss": "hkr", "alpha": 100.0, "min_margin": 1.0, "affine": AFFINE},
+            {**_DEEL_TUTORIAL, "loss": "hkr", "alpha": 30.0, "min_margin": 1.0},
+            {**_DEEL_TUTORIAL, "loss": "hkr", "alpha": 100.0, "min_margin": 0.25, "head": "frobenius"},
         ],
         "gloro": [
             *({"network": "2C2F", "epsilon": epsilon, "loss": TRADES} for epsilon in (0.3, 1.0, 1.58)),
@@ -59,6 +70,11 @@ MNIST10K = Comparison(
             {"network": "2C2F", "epsilon": 1.58, "loss": "sparse_crossentropy"},
             *({**_GLORO_4C3F, "epsilon": epsilon, "loss": TRADES} for epsilon in (0.3, 1.58)),
             {**_GLORO_4C3F, "epsilon": 1.58, "loss": TRADES, "affine": AFFINE},
+            {**_GLORO_4C3F, "epsilon": 1.0, "loss": TRADES},
+            *({**_GLORO_FAST, "epsilon": epsilon, "loss": TRADES} for epsilon in (0.3, 1.0, 1.58)),
+            {**_GLORO_FAST, "epsilon": 1.58, "loss": TRADES, "affine": AFFINE},
+            {**_GLORO_FAST, "epsilon": 1.58, "loss": TRADES, "trades_schedule": "linear"},
+            {**_GLORO_FAST, "epsilon": 1.58, "loss": TRADES, "learning_rate": 3e-3},
             {"network": "mlp", "epsilon": 1.58, "loss": TRADES},
             {"network": "mlp", "epsilon": 1.58, "loss": "sparse_crossentropy"},
         ],
@@ -83,6 +99,7 @@ CIFAR10 = Comparison(
         "deel-lip": [
             *({**_DEEL_DOWNSAMPLED, "loss": "tau", "tau": tau} for tau in (1.0, 3.0, 10.0, 30.0, 100.0)),
             {**_DEEL_DOWNSAMPLED, "loss": "tau", "tau": 10.0, "batch_size": 64},
+            *({**_DEEL_DOWNSAMPLED, "loss": "tau", "tau": tau, "condense": True} for tau in (3.0, 10.0, 30.0)),
             {**_DEEL_DOWNSAMPLED, "loss": "hkr", "alpha": 20.0, "min_margin": 0.5},
             {**_DEEL_DOWNSAMPLED, "loss": "hkr", "alpha": 100.0, "min_margin": 0.5},
             {**_DEEL_POOLED, "loss": "tau", "tau": 10.0},
@@ -92,6 +109,8 @@ CIFAR10 = Comparison(
             {**_GLORO, "network": "2C2F", "loss": "sparse_crossentropy"},
             {**_GLORO, "network": "2C2F", "loss": "sparse_trades_kl.1.2", "epsilon": 72 / 255},
             {**_GLORO, "network": "2C2F", "loss": TRADES, "batch_size": 64},
+            {**_GLORO, "network": "2C2F", "loss": TRADES, "passes": 5},
+            {**_GLORO, "network": "6C2F", "loss": TRADES, "learning_rate": 3e-3},
         ],
     },
 )

@@ -74,20 +74,21 @@ def rows_of(name, scores, figures):
     rows = []
     for threat in figures["threat_models"]:
         attacks = {attack["name"]: attack for attack in threat["attacks"]}
+        alone = {attack: f"{found['alone']:.3f}" for attack, found in attacks.items() if found["alone"] is not None}
         ours = attacks[DEFAULT_ATTACKS[-1]]["cumulative"]  # the last of them before AutoAttack
         radius = f"{threat['eps']:.4g}"
-        certified = figures["certified_accuracy"].get(radius, "") if threat["norm"] == "l_2" else ""
+        certified = f"{figures['certified_accuracy'][radius]:.3f}" if name == "certified" else ""
         rows.append(
             {
                 "model": name,
                 "scores": scores or "distance" if name != "standard" else "logits",
-                "clean": figures["clean_accuracy"],
+                "clean": f"{figures['clean_accuracy']:.3f}",
                 "threat model": f"{threat['norm']}, eps {threat['eps']:g}",
                 "certified": certified,
-                "robust, worst case": threat["robust_accuracy"],
-                **{attack: attacks[attack]["alone"] if attack in attacks else "" for attack in DEFAULT_ATTACKS},
-                "autoattack alone": attacks["autoattack"]["alone"],
-                "ours together": ours,
+                "robust, worst case": f"{threat['robust_accuracy']:.3f}",
+                **{attack: alone.get(attack, "") for attack in DEFAULT_ATTACKS},
+                "autoattack alone": alone["autoattack"],
+                "ours together": f"{ours:.3f}",
                 "diagnostics failed": ", ".join(failed) or "none",
                 "broken certificates": len(figures["broken_certificates"]),
                 "examples": figures["examples"],

@@ -80,11 +80,18 @@ def _mapped(images, transforms):
 
 
 class Budget(Timed, tf.keras.callbacks.Callback):
-    """Ends the training after some seconds; until then the learning rate falls to 0 along a cosine."""
+    """Ends the training after some seconds; until then the learning rate falls to 0 along a cosine.
+
+    Before that it rises, for the share `warmup` of the time.
+    """
+
+    warmup = 0.0
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets the learning rate by the clock."""
-        self.model.optimizer.learning_rate.assign(self.learning_rate * 0.5 * (1.0 + np.cos(np.pi * self.share)))
+        rising = min(1.0, (self.share + 0.01) / self.warmup) if self.warmup else 1.0
+        falling = 0.5 * (1.0 + np.cos(np.pi * self.share))
+        self.model.optimizer.learning_rate.assign(self.learning_rate * rising * falling)
 
 
 def write(asked, logits, radius, clock, epochs):

@@ -1,8 +1,9 @@
 """Trains a GloRo network and writes its certified radii. Run by certified_accuracy.py in GloRo's environment.
 
 Settings: `network` "2C2F", "4C3F", "6C2F" or "mlp"; `epsilon`, the radius to train for; `loss` as GloRo names it;
-`epsilon_schedule`; `batch_size`; `learning_rate`; those of `peer.batches`. The schedules are GloRo's own and count
-epochs, so the first epochs are timed to find their number.
+`epsilon_schedule`; `trades_schedule`; `batch_size`; `learning_rate`; `passes` through the images in an epoch, after
+each of which the power method starts anew; those of `peer.batches`. The schedules are GloRo's own and count epochs,
+so the first epochs are timed to find their number.
 """
 
 import time
@@ -13,7 +14,7 @@ from clock import Clock
 from gloro import GloroNet
 from gloro.layers import MinMax
 from gloro.training import losses
-from gloro.training.callbacks import EpsilonScheduler, LrScheduler, UpdatePowerIterates
+from gloro.training.callbacks import EpsilonScheduler, LrScheduler, TradesScheduler, UpdatePowerIterates
 from peer import arguments, batches, write
 from tensorflow.keras.layers import Conv2D, Dense, Flatten, Input
 
@@ -81,6 +82,8 @@ if __name__ == "__main__":
     asked = arguments()
     settings, data = asked.settings, np.load(asked.data)
     dataset = batches(data, settings.get("batch_size", 256), asked.seed, settings)
+    passes = settings.get("passes", 1)
+    dataset = dataset.repeat(passes)
     epochs = max(2, round(asked.seconds / seconds_per_epoch(settings, data, dataset)))
     tf.keras.utils.set_random_seed(asked.seed)
     model = compiled(settings, data["x_train"].shape[1:])
@@ -91,8 +94,10 @@ if __name__ == "__main__":
         LrScheduler("decay_after_half_to_0.000001", verbose=False),
         UpdatePowerIterates(verbose=False),
     ]
+    if "trades_schedule" in settings:
+        callbacks.append(TradesScheduler(settings["trades_schedule"], verbose=False))
     model.fit(dataset, epochs=epochs, verbose=0, callbacks=callbacks)
     model.freeze_lipschitz_constant()
     parts = [model.predict_with_certified_radius(part) for part in np.split(data["x_test"], len(data["x_test"]) // 500)]
     logits, radius = (np.concatenate(part) for part in zip(*parts, strict=True))
-    write(asked, logits, radius.reshape(-1), ticking.clock, epochs)
+    write(asked, logits, radius.reshape(-1), ticking.clock, epochs * passes)
