@@ -6,9 +6,9 @@ READY := $(VENV)/.ready
 DOCS := .venv-docs
 PYTEST_ARGS ?= -n 2
 # Those that need no data set; the others say how they are run.
-BENCHMARKS := certificate_cost rounding_slack certified_step lipschitz_bound lipschitz_models training_step
+BENCHMARKS := certificate_cost certified_step lipschitz_bound lipschitz_models training_step
 
-.PHONY: demo test test-jax test-lowest test-beam lint format bench docs constraints constraints-docs constraints-beam clean
+.PHONY: demo test test-jax test-lowest test-beam coverage lint format bench docs constraints constraints-docs constraints-beam clean
 
 demo: $(READY)
 	$(BIN)/clustr demo
@@ -17,9 +17,14 @@ test: $(READY)
 	$(BIN)/pytest $(PYTEST_ARGS)
 	KERAS_BACKEND=jax $(BIN)/pytest --quick $(PYTEST_ARGS)
 
-# All of the core's tests on JAX, for which make test has time for a selection alone.
+# All of the core's tests on JAX; make test leaves out those of tests/slow_on_jax.txt.
 test-jax: $(READY)
 	KERAS_BACKEND=jax $(BIN)/pytest $(PYTEST_ARGS)
+
+# What the tests of make test run of the package; less than 90 % is an error.
+coverage: $(READY)
+	$(BIN)/pytest $(PYTEST_ARGS) --cov --cov-report=
+	KERAS_BACKEND=jax $(BIN)/pytest --quick $(PYTEST_ARGS) --cov --cov-append
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -104,5 +109,5 @@ constraints-beam:
 	@touch $(BEAM_READY)
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-beam $(DOCS) runs dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-beam $(DOCS) runs dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

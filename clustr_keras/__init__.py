@@ -24,6 +24,7 @@ _HOMES = {
 _MODULES = (
     "attacks",
     "backbones",
+    "bulk",
     "certificates",
     "consistency",
     "data",
@@ -33,6 +34,7 @@ _MODULES = (
     "metrics",
     "serving",
     "training",
+    "tuning",
 )
 
 __all__ = [*_HOMES, *_MODULES]

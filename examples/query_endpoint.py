@@ -21,7 +21,7 @@ from clustr_keras.serving import Client
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--target", default="127.0.0.1:8500", help="host:port for gRPC, http://host:port for REST")
 parser.add_argument("--rest", default="http://127.0.0.1:8501", help="where plain HTTP goes")
-parser.add_argument("--model", default="clustr", help="its name on the server")
+parser.add_argument("--name", default="clustr", help="its name on the server")
 parser.add_argument("--examples", type=int, default=3)
 parser.add_argument("--radius", type=float, default=0.3)
 asked = parser.parse_args()
@@ -29,7 +29,7 @@ asked = parser.parse_args()
 _, (images, labels) = load_digits()
 images, labels = images[: asked.examples], labels[: asked.examples]
 
-with Client(asked.target, model=asked.model) as client:
+with Client(asked.target, model=asked.name) as client:
     answer = client.certify(images)
     check = client.certify_at(images, asked.radius)
 print(f"{asked.target} says:")
@@ -43,7 +43,7 @@ for row, label in enumerate(labels):
 
 # The same without a package of ours. Any language that speaks HTTP and JSON can do it.
 response = httpx.post(
-    f"{asked.rest}/v1/models/{asked.model}:predict",
+    f"{asked.rest}/v1/models/{asked.name}:predict",
     json={"signature_name": "certify", "instances": images.tolist()},
     timeout=60.0,
 )

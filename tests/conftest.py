@@ -8,6 +8,10 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What JAX compiles is kept for the next run, and for the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{__file__}/../../.pytest_cache/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import pathlib
 
@@ -36,51 +40,9 @@ CORE = (
     "test_objective.py",
     "test_objective_model.py",
 )
-# With --quick these tests of them, or all of a file: JAX compiles each operation for each shape, and all take minutes.
-QUICK = {
-    "certificates/test_distances.py": None,
-    "consistency/test_qtrades.py": (
-        "test_the_twin_is_one_signed_gradient_step_from_a_uniform_start",
-        "test_the_loss_differentiates_the_images_distribution_and_not_the_attack",
-        "test_each_of_three_passes_moves_the_statistics_of_batch_normalization",
-    ),
-    "consistency/test_trades.py": (
-        "test_ten_steps_climb_within_the_ball_and_the_pixel_range",
-        "test_the_loss_is_the_divergence_of_its_name",
-    ),
-    "lipschitz/test_layers.py": (
-        "test_condensing_gives_the_same_outputs",
-        "test_huge_and_tiny_weights_neither_overflow_nor_die",
-        "test_the_constraint_finds_the_nearest_orthonormal_matrix",
-        "test_the_gradient_is_that_of_a_newton_schulz_step_at_an_orthogonal_kernel",
-    ),
-    "losses/test_certified_margin.py": None,
-    "losses/test_consistency.py": None,
-    "test_backend.py": None,
-    "test_certification.py": (
-        "test_an_image_that_is_no_number_has_radius_zero",
-        "test_jax_told_to_be_fast_rather_than_exact_certifies_nothing",
-        "test_the_radius_is_that_of_the_exact_embedding",
-        "test_where_float32_is_all_there_is_radii_are_no_larger",
-    ),
-    "test_classifier.py": (
-        "test_certify_agrees_with_predict_and_evaluate",
-        "test_training_a_backbone_that_is_one_lipschitz_runs_at_one",
-    ),
-    "test_heads.py": (
-        "test_far_from_all_centers_log_scores_have_the_gradient_that_the_published_ones_lost",
-        "test_geometry_is_float32_under_mixed_precision",
-    ),
-    "test_objective.py": (
-        "test_a_consistency_term_counts_by_its_mean",
-        "test_labels_without_clusters_are_held_against_the_heads_centers",
-        "test_the_magnet_loss_takes_batches_of_clusters",
-    ),
-    "test_objective_model.py": (
-        "test_batches_of_clusters_get_their_losses_back_in_order",
-        "test_fit_trains_with_every_term_and_validates_without",
-    ),
-}
+# What --quick leaves out of them, in lines `file::test` or `file::test[parameters]`: but for a few, what takes half a
+# second and more. JAX compiles each operation for each shape.
+SLOW_ON_JAX = ROOT / "slow_on_jax.txt"
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 # Each example is compiled anew where its shapes are.
 hypothesis.settings.register_profile("second backend", deadline=None, derandomize=True, max_examples=4)
@@ -88,20 +50,22 @@ hypothesis.settings.load_profile("suite" if BACKEND == "tensorflow" else "second
 
 
 def pytest_addoption(parser):
-    parser.addoption("--quick", action="store_true", help="a selection of the core's tests")
+    parser.addoption("--quick", action="store_true", help="without what takes long on JAX")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what is about TensorFlow on another backend, and with --quick what takes long there."""
-    is_quick = config.getoption("--quick")
-    if BACKEND == "tensorflow" and not is_quick:
+    """Leaves out what takes long on JAX, with --quick."""
+    if not config.getoption("--quick"):
         return
-    kept, left_out = [], []
+    kept, left_out, found = [], [], set()
+    slow = set(SLOW_ON_JAX.read_text().splitlines())
     for item in items:
         path = item.path.relative_to(ROOT).as_posix()
-        is_core = path in CORE or path.partition("/")[0] in CORE
-        is_quick_one = path in QUICK and (QUICK[path] is None or item.originalname in QUICK[path])
-        (kept if (is_quick_one if is_quick else is_core) else left_out).append(item)
+        names = {f"{path}::{item.originalname}", f"{path}::{item.name}"} & slow
+        found |= names
+        (left_out if names else kept).append(item)
+    if slow - found and config.args == config.getini("testpaths"):
+        raise pytest.UsageError(f"{SLOW_ON_JAX.name} names tests that are not there: {', '.join(slow - found)}.")
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
 
@@ -112,6 +76,15 @@ def pytest_ignore_collect(collection_path):
         return None
     path = collection_path.relative_to(ROOT).as_posix()
     return not any(name == path or name.startswith(f"{path}/") or path.startswith(f"{name}/") for name in CORE) or None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_draws():
+    """Initial weights for which JAX has nothing to compile."""
+    if BACKEND == "jax":
+        from support.initial_weights import draw_with_numpy
+
+        draw_with_numpy()
 
 
 @pytest.fixture(autouse=True)

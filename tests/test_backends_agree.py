@@ -21,7 +21,8 @@ TESTS = pathlib.Path(__file__).parent
 PROGRAM = """
 import pathlib
 import support.without_tensorflow
-from support import agreement
+from support import agreement, initial_weights
+initial_weights.draw_with_numpy()
 agreement.run(pathlib.Path({!r}))
 """
 NAMES = list(agreement.models())

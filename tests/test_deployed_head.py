@@ -2,9 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from support.examples import examples
 
 from clustr_keras import center_geometry, certificates, deployed_head
 from clustr_keras.deployed_head import DeployedHead
@@ -30,7 +31,7 @@ def clouds(draw):
 
 
 @given(clouds(), st.sampled_from(sorted(RADII)))
-@settings(max_examples=80)
+@examples(80)
 def test_classes_logits_and_margins_are_those_of_the_pure_functions(cloud, method):
     z, centers = cloud
     wide = z.astype("float64"), centers.astype("float64")
@@ -47,7 +48,7 @@ def test_classes_logits_and_margins_are_those_of_the_pure_functions(cloud, metho
 
 
 @given(clouds(), st.floats(1e-3, 0.5))
-@settings(max_examples=40)
+@examples(40)
 def test_the_margin_with_slack_is_the_distance_to_cells_with_a_band_about_them(cloud, slack):
     z, centers = (array.astype("float64") for array in cloud)
     head = DeployedHead(centers, "exact")
@@ -63,6 +64,7 @@ def test_the_margin_with_slack_is_the_distance_to_cells_with_a_band_about_them(c
         assert bound <= distances.min(initial=np.inf) + 1e-9
 
 
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(("clusters", "method"), itertools.product([1, 3, 5], ["union", "exact"]))
 def test_without_tables_and_in_chunks_it_gives_the_same(clusters, method, monkeypatch):
     rng = np.random.default_rng(0)
@@ -82,7 +84,7 @@ def test_without_tables_and_in_chunks_it_gives_the_same(clusters, method, monkey
 
 
 @given(clouds())
-@settings(max_examples=40)
+@examples(40)
 def test_scores_are_off_by_less_than_their_bound(cloud):
     z, centers = cloud
     head = DeployedHead(centers)

@@ -136,7 +136,7 @@ def test_own_images_lists_the_least_certain_files(example, photos, tmp_path):
 
 
 def test_tune_digits_saves_the_model_that_it_praises(example, tmp_path, digits):
-    _, printed = example("tune_digits.py", "--trials", 2, "--epochs", 1)
+    _, printed = example("tune_digits.py", "--max-trials", 2, "--epochs", 1)
     assert len(re.findall(r"^trial \d: 0\.\d+ clean, 0\.\d+ at 0\.3$", printed, re.MULTILINE)) == 2
     _, (images, labels) = digits
     certificate = keras.models.load_model(tmp_path / "runs/tune_digits/best.keras").certify(images)

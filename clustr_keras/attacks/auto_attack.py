@@ -7,6 +7,7 @@ import numpy as np
 from clustr_keras.attacks.arguments import NORMS, check_norm, checked_arguments, distances, into_ball
 from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.losses import cross_entropy, dlr
+from clustr_keras.installation import install_command
 from clustr_keras.types import ArrayLike
 
 
@@ -27,7 +28,7 @@ class AutoAttack:
         batch_size, seed: Integers.
 
     Raises:
-        ImportError: If ART is not installed: `pip install "clustr_keras[autoattack]"`.
+        ImportError: If ART is not installed: `pip install 'clustr-keras[autoattack]'`.
         ValueError: For an unknown norm.
 
     Example:
@@ -55,7 +56,7 @@ class AutoAttack:
             from clustr_keras.attacks.art_estimator import ArtEstimator
         except ImportError as error:
             raise ImportError(
-                'AutoAttack needs the Adversarial Robustness Toolbox: pip install "clustr_keras[autoattack]".'
+                f"AutoAttack needs the Adversarial Robustness Toolbox: {install_command('autoattack')}"
             ) from error
         self.norm = norm
         self.steps = steps

@@ -50,8 +50,8 @@ class BisectorAttack(ProjectedGradientDescent):
         """What reports call this attack."""
         return f"bisector l_2, {self.steps} steps x {self.restarts} rivals"
 
-    def _attack(self, x, labels, eps, step, seed, rows, steps):
-        del step, rows
+    def _attack(self, x, labels, eps, is_random, step, seed, rows, steps):
+        del is_random, step, rows
         axes = list(range(1, x.shape.rank))
         centers = tf.convert_to_tensor(self.certifier.centers)
         cells = self._cells(self._embed(x), centers, labels, rank=seed[1])

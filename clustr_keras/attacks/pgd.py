@@ -27,9 +27,9 @@ _MOMENTUM = 0.25
 class ProjectedGradientDescent:
     """PGD in an l_2 or l_inf ball around each image, within [0, 1], with restarts.
 
-    The first start is the image itself, the others are uniform in the ball. An example that has been flipped, be it on
-    the way, stays where it is and is not attacked again. The loop is compiled as a whole, once or twice for each shape
-    of image. Each example has an eps of its own, if need be.
+    The first start is the image itself, unless `random_start`; the others are uniform in the ball. An example that has
+    been flipped, be it on the way, stays where it is and is not attacked again. The loop is compiled as a whole, once
+    or twice for each shape of image. Each example has an eps of its own, if need be.
 
     Args:
         logits: Function from images `[B, H, W, C]` to logits `[B, C]`, for example a Keras model.
@@ -42,6 +42,7 @@ class ProjectedGradientDescent:
         seed: Integer; equal seeds give equal starts.
         decay: Whether steps shrink from `step_size` to 0 along a cosine, with a momentum of 0.25, and the best point on
             the way counts instead of the last one. That is stronger in 100 steps: it looks about the ball first.
+        random_start: Whether the first start is random as well.
 
     Raises:
         ValueError: For an unknown norm, `steps`, `restarts` or `batch_size` < 1, or a step that is not positive.
@@ -68,6 +69,7 @@ class ProjectedGradientDescent:
         batch_size: int = 256,
         seed: int = 0,
         decay: bool = False,
+        random_start: bool = False,
     ) -> None:
         check_norm(norm)
         if min(steps, restarts, batch_size) < 1:
@@ -85,6 +87,7 @@ class ProjectedGradientDescent:
         self.batch_size = batch_size
         self.seed = seed
         self.decay = decay
+        self.random_start = random_start
         self._run = tf.function(self._attack, reduce_retracing=True)
 
     @property
@@ -147,10 +150,12 @@ class ProjectedGradientDescent:
         shape = (-1, *[1] * (x.ndim - 1))
         inner = inner_radius(eps[filled], x[0].size if self.norm == "l_2" else 1)
         step = np.full(len(filled), self.step_size, "float64") if self.step_size else self._default_step(eps[filled])
+        is_random = restart > 0 or self.random_start
         outputs = self._run(
             tf.constant(x),
             tf.constant(labels[filled]),
             tf.constant(inner.reshape(shape), tf.float32),
+            tf.constant(float(is_random)),
             tf.constant(step.reshape(shape), tf.float32),
             tf.constant([self.seed, restart], tf.int32),
             tf.constant(filled, tf.int32),
@@ -158,9 +163,9 @@ class ProjectedGradientDescent:
         )
         return [np.asarray(output) for output in outputs]
 
-    def _attack(self, x, labels, eps, step, seed, rows, steps):
+    def _attack(self, x, labels, eps, is_random, step, seed, rows, steps):
         loss = self._loss_at(x, labels, seed[1])
-        eta = tf.where(seed[1] > 0, 1.0, 0.0) * eps * self._random_directions(tf.shape(x), seed, rows)
+        eta = is_random * eps * self._random_directions(tf.shape(x), seed, rows)
         adversarial = tf.clip_by_value(x + eta, 0.0, 1.0)
         if self.decay:
             adversarial = self._ascend_and_settle(adversarial, x, labels, eps, step, steps, loss)

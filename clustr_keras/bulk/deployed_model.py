@@ -16,11 +16,11 @@ from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data.checks import check_image_shape
 from clustr_keras.data.pixels import as_floats
 from clustr_keras.serving.decoding import declared_pixels, decode_images
+from clustr_keras.serving.encoded_images import MAX_PIXELS
 from clustr_keras.serving.model_card import MODEL_CARD
 from clustr_keras.serving.validity import without_invalid
 
 _COLUMNS = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_radius", "radius", "is_valid")
-_MAX_PIXELS = 2**24
 
 
 class DeployedModel:
@@ -51,7 +51,7 @@ class DeployedModel:
     ) -> None:
         self.batch_size = batch_size
         self.resize = resize
-        self.max_pixels = max_pixels or _MAX_PIXELS
+        self.max_pixels = max_pixels or MAX_PIXELS
         local = local_copy(path)
         if os.path.isdir(local):
             if method is not None or resize or max_pixels is not None:

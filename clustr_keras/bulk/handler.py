@@ -26,21 +26,14 @@ class CertifyingHandler(ModelHandler):
     them all. The model has batches of its own inside.
 
     Args:
-        path, method, resize, batch_size, max_pixels: As for `DeployedModel`.
+        path: As for `DeployedModel`.
         threads: Threads that a worker computes with.
+        **settings: Whatever else `DeployedModel` takes.
     """
 
-    def __init__(
-        self,
-        path: str,
-        method: str | None = None,
-        resize: bool = False,
-        batch_size: int = 256,
-        max_pixels: int | None = None,
-        threads: int = 1,
-    ) -> None:
+    def __init__(self, path: str, threads: int = 1, **settings: Any) -> None:
         super().__init__(env_vars=thread_variables(threads))
-        self.arguments = (path, method, resize, batch_size, max_pixels)
+        self.path, self.settings = path, settings
 
     def load_model(self) -> "DeployedModel":
         """Loads the model; called once in each worker process."""
@@ -53,7 +46,7 @@ class CertifyingHandler(ModelHandler):
         # TensorFlow's graph optimizer adds up partial sums in an order that changes from one load to the next. That is
         # within the proof, but rows must not depend on which worker made them. It costs nothing to leave it out.
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-        return DeployedModel(*self.arguments)
+        return DeployedModel(self.path, **self.settings)
 
     def run_inference(
         self,

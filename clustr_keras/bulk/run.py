@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 
@@ -76,8 +77,8 @@ def certify_in_bulk(
     """
     model_path, folder = absolute(model), OutputFolder(absolute(output))
     pipeline = make_pipeline(runner, list(flags))
-    handler = CertifyingHandler(model_path, method, resize, batch_size, max_pixels, threads)
-    image_shape = _image_shape(handler, is_local=is_direct(runner))
+    settings = {"method": method, "resize": resize, "max_pixels": max_pixels, "batch_size": batch_size}
+    image_shape = _image_shape(model_path, settings, is_local=is_direct(runner))
     source = find_input(input, data_dir, split, (image_shape[0], image_shape[1]) if resize else None)
     if hasattr(source, "image_shape"):
         check_image_shape((None, *source.image_shape), image_shape)
@@ -87,14 +88,13 @@ def certify_in_bulk(
     if not shards:
         raise ValueError(f"--input {input} holds no image.")
     # Not the threads: rounding may differ with them, as from one machine to the next, and the radii are proved for any.
-    settings = {"method": method, "resize": resize, "max_pixels": max_pixels, "batch_size": batch_size}
-    settings["model_sha256"] = sha256_of(model_path)
-    is_first = folder.begin(manifest_of(source, shards, settings))
+    is_first = folder.begin(manifest_of(source, shards, {**settings, "model_sha256": sha256_of(model_path)}))
     finished = folder.finished(shards)
     if finished:
         say(f"{len(finished)} of {len(shards)} shards are finished already.")
     missing = sorted(set(range(len(shards))) - {shard.index for shard in finished})
     if missing:
+        handler = CertifyingHandler(model_path, threads, **settings)
         certify_shards(pipeline, [shards[index] for index in missing], source, handler, folder)
         supervision = supervised() if is_direct(runner) else contextlib.nullcontext()
         with _environment(thread_variables(threads)), watching(folder, shards), supervision, _tidied(folder, is_first):
@@ -117,20 +117,20 @@ def run_pipeline(pipeline: beam.Pipeline) -> None:
         raise RuntimeError(f"the pipeline stopped: {reason} Finished shards are kept; run again to go on.") from error
 
 
-def _image_shape(handler: CertifyingHandler, is_local: bool) -> tuple[int, ...]:
+def _image_shape(path: str, settings: dict[str, Any], is_local: bool) -> tuple[int, ...]:
     """Shape of the images that a model takes, `(H, W, C)`.
 
     Workers of this machine soon say themselves what is wrong with a model. Others are far away and may cost: for them
     it is loaded, and its bound proved, here too, before anything runs; and so it is where its files are not plain.
     """
-    path, method, resize, _, max_pixels = handler.arguments
-    is_plain = not is_folder(path) or (method, resize, max_pixels) == (None, False, None)
+    of_files = (settings["method"], settings["resize"], settings["max_pixels"])
+    is_plain = not is_folder(path) or of_files == (None, False, None)
     shape = image_shape_of(path) if is_local and is_plain else None
     if shape is None:
         start_tensorflow()
         from clustr_keras.bulk.deployed_model import DeployedModel
 
-        shape = DeployedModel(*handler.arguments).image_shape
+        shape = DeployedModel(path, **settings).image_shape
     return shape
 
 

@@ -24,6 +24,7 @@ from clustr_keras.commands.options import (
     SeedOption,
     output_option,
 )
+from clustr_keras.installation import install_command
 
 if typing.TYPE_CHECKING:
     from clustr_keras.classifier import Certificate
@@ -90,7 +91,7 @@ def certify(
     if importlib.util.find_spec("apache_beam") is None:
         raise ValueError(
             "--input needs Apache Beam, which cannot live beside protobuf 7. Install it into an environment of its "
-            "own: pip install 'clustr-keras[beam]'."
+            f"own: {install_command('beam')}"
         )
     with answering(as_json) as answer:
         notes = logging.NullHandler()

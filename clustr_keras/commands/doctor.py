@@ -11,6 +11,7 @@ from typing import Any
 
 from clustr_keras.commands.answering import answering, fail_unless
 from clustr_keras.commands.options import JsonOption, data_folder
+from clustr_keras.installation import extras, install_command, missing_requirements, version_of
 
 if typing.TYPE_CHECKING:
     import rich.table
@@ -36,8 +37,6 @@ def doctor(as_json: JsonOption = False) -> None:
     missing, extras (name to missing and command), tensorflow_model_server, data_folder, self_check, error.
     """
     with answering(as_json) as answer:
-        from clustr_keras.commands.installation import extras, missing_requirements, version_of
-
         missing = missing_requirements()
         figures: dict[str, Any] = {
             "ok": False,
@@ -149,7 +148,7 @@ def _extras(extras: dict[str, Any]) -> list[str]:
 def _verdict(figures: dict[str, Any]) -> str:
     if figures["missing"]:
         needed = ", ".join(figures["missing"])
-        return f"NOT WELL: missing or too old: {needed}. Install them: pip install --upgrade clustr-keras"
+        return f"NOT WELL: missing or too old: {needed}. Install them: {install_command()}"
     if figures["error"]:
         return f"NOT WELL: {figures['error']}"
     check = figures["self_check"]

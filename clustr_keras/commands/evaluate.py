@@ -38,7 +38,7 @@ def evaluate(
     examples: ExamplesOption = None,
     threat_model: Annotated[
         list[str] | None,
-        typer.Option(show_default="the paper's", help="Norm and eps, l_inf:8/255 or l_2:0.5; may be repeated."),
+        typer.Option(show_default="four in each norm", help="Norm and eps, l_inf:8/255 or l_2:0.5; may be repeated."),
     ] = None,
     attack: Annotated[
         list[str] | None,  # a list of literals is nothing that Typer knows

@@ -8,7 +8,6 @@ import typer
 from clustr_keras.commands.answering import answering
 from clustr_keras.commands.inputs import images_to_test, load_classifier, load_data
 from clustr_keras.commands.options import (
-    MAX_PIXELS,
     DataDirOption,
     ExamplesOption,
     JsonOption,
@@ -20,6 +19,7 @@ from clustr_keras.commands.options import (
     SeedOption,
     output_option,
 )
+from clustr_keras.serving.encoded_images import MAX_PIXELS
 
 # Images that --verify compares on.
 _VERIFIED = 256

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from clustr_keras.names import CertifiedMethod, RecipeName
+from clustr_keras.serving.encoded_images import MAX_PIXELS
 
 SERVER_PORTS = {"min": 0, "max": 65535}
 
@@ -91,7 +92,6 @@ BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Image
 ResizeOption = Annotated[
     bool, typer.Option("--resize", help="Resize images of another size; they are invalid otherwise.")
 ]
-MAX_PIXELS = 2**24
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option("--max-pixels", min=1, show_default=str(MAX_PIXELS), help="Most pixels of an encoded image."),

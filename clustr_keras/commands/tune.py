@@ -21,6 +21,7 @@ from clustr_keras.commands.options import (
     SeedOption,
     output_option,
 )
+from clustr_keras.installation import install_command
 from clustr_keras.names import ObjectiveName, TunerName
 
 
@@ -64,7 +65,7 @@ def tune(
     if retrain is not None and (retrain.suffix != ".keras" or worker is not None):
         raise ValueError("--retrain must be a .keras file, and is for the chief or a search without one.")
     if importlib.util.find_spec("keras_tuner") is None:
-        raise ValueError("tune needs KerasTuner. Install it: pip install 'clustr-keras[tuning]'.")
+        raise ValueError(f"tune needs KerasTuner. Install it: {install_command('tuning')}")
     role = "chief" if chief else (worker_name or f"worker-{uuid.uuid4().hex[:8]}") if worker else None
     with answering(as_json) as answer:
         from clustr_keras.training.accuracies import in_words

@@ -22,7 +22,7 @@ def _paper_pgd(steps):
     def make(target, norm, **options):
         step = _PAPER_STEP if norm == "l_inf" else None
         return ProjectedGradientDescent(
-            target.logits, norm, steps, restarts=10, step_size=step, loss=cross_entropy, **options
+            target.logits, norm, steps, restarts=10, step_size=step, loss=cross_entropy, random_start=True, **options
         )
 
     return make

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from clustr_keras.serving.encoded_images import MAX_PIXELS
 from clustr_keras.types import Tensor
 
 # The signature, and the chunk that must come first: its length and its name.
@@ -14,7 +15,7 @@ _MAX_JPEG_SEGMENTS = 1000
 
 
 def decode_images(
-    image_bytes: Tensor, image_shape: Sequence[int], max_pixels: int = 2**24, resize: bool = False
+    image_bytes: Tensor, image_shape: Sequence[int], max_pixels: int = MAX_PIXELS, resize: bool = False
 ) -> Tensor:
     """Decodes a batch of PNG or JPEG files to floats in [0, 1].
 

@@ -17,6 +17,7 @@ from clustr_keras.backend import require_tensorflow
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data.checks import check_images
 from clustr_keras.lipschitz import UnknownBoundError, condense
+from clustr_keras.serving.encoded_images import MAX_PIXELS
 from clustr_keras.serving.model_card import MODEL_CARD
 from clustr_keras.serving.signatures import Signatures, example_inputs
 from clustr_keras.serving.uncertified import Uncertified
@@ -31,7 +32,7 @@ def export_model(
     version: int | None = None,
     method: str | None = None,
     facts: Mapping[str, Any] | None = None,
-    max_pixels: int = 2**24,
+    max_pixels: int = MAX_PIXELS,
     *,
     resize: bool = False,
     certificate: bool = True,

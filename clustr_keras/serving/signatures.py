@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from clustr_keras.certification import Certifier
 from clustr_keras.serving.decoding import decode_images
+from clustr_keras.serving.encoded_images import MAX_PIXELS
 from clustr_keras.serving.uncertified import Uncertified
 from clustr_keras.serving.validity import without_invalid
 from clustr_keras.types import Floats, Tensor
@@ -63,7 +64,7 @@ class Signatures:
         model: Certifier | Uncertified,
         image_shape: Sequence[int],
         class_names: Sequence[str],
-        max_pixels: int = 2**24,
+        max_pixels: int = MAX_PIXELS,
         resize: bool = False,
     ) -> None:
         self.model = model

@@ -10,6 +10,7 @@ import keras
 
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import ImageDataset, as_floats
+from clustr_keras.installation import install_command
 from clustr_keras.progress import progress_bar
 from clustr_keras.training.accuracies import accuracy_facts
 from clustr_keras.training.certified import certified_recipe, train_certified
@@ -132,7 +133,7 @@ def _logs(
         if importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
                 "--tensorboard needs the package tensorboard, which TensorFlow does not bring. "
-                "Install it: pip install 'clustr-keras[tensorboard]'."
+                f"Install it: {install_command('tensorboard')}"
             )
         callbacks.append(keras.callbacks.TensorBoard(tensorboard))
     return callbacks

@@ -303,8 +303,13 @@ def test_further_starts_find_what_the_image_itself_does_not_lead_to(norm):
     images = np.full((4, *SHAPE), 0.5, "float32")
     eps = 0.1 * np.sqrt(DIM) if norm == "l_2" else 0.1
     labels = np.zeros(4, int)
-    assert not ProjectedGradientDescent(logits, norm, restarts=1, batch_size=4)(images, labels, eps).is_flipped.any()
-    assert ProjectedGradientDescent(logits, norm, restarts=3, batch_size=4)(images, labels, eps).is_flipped.all()
+
+    def is_flipped(**settings):
+        return ProjectedGradientDescent(logits, norm, batch_size=4, **settings)(images, labels, eps).is_flipped
+
+    assert not is_flipped(restarts=1).any()
+    assert is_flipped(restarts=3).all()
+    assert is_flipped(restarts=1, random_start=True).any()
 
 
 @norms

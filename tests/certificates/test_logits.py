@@ -3,9 +3,10 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 from support.clouds import class_of_nearest_center, clouds, hyperplane_distance
+from support.examples import examples
 from support.gradients import gradient
 
 from clustr_keras.certificates import chunks, distance_logits, squared_distances, union_radius
@@ -27,7 +28,7 @@ def logits_by_definition(z, centers):
 
 
 @given(clouds())
-@settings(max_examples=60)
+@examples(60)
 def test_logits_are_those_of_the_definition(cloud):
     z, centers = cloud
     expected = [logits_by_definition(point, centers) for point in z]
@@ -35,7 +36,7 @@ def test_logits_are_those_of_the_definition(cloud):
 
 
 @given(clouds())
-@settings(max_examples=60)
+@examples(60)
 def test_the_chunked_search_finds_the_same_pairs(cloud):
     z, centers = cloud
     whole = np.asarray(distance_logits(z, centers))
@@ -50,7 +51,7 @@ def test_the_chunked_search_finds_the_same_pairs(cloud):
 
 
 @given(clouds())
-@settings(max_examples=60)
+@examples(60)
 def test_the_winner_is_the_nearest_class_and_alone_above_zero(cloud):
     z, centers = cloud
     logits = np.asarray(distance_logits(z, centers))

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import nnls
 from scipy.special import logsumexp
 from support.clouds import class_of_nearest_center, clouds, hyperplane_distance
+from support.examples import examples
 from support.gradients import gradient
 
 from clustr_keras.certificates import (
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("wide")
 
 
 @given(clouds())
-@settings(max_examples=60)
+@examples(60)
 def test_union_is_the_winning_logit_and_never_below_nearest(cloud):
     z, centers = cloud
     nearest, union = np.asarray(nearest_radius(z, centers)), np.asarray(union_radius(z, centers))
@@ -33,7 +34,7 @@ def test_union_is_the_winning_logit_and_never_below_nearest(cloud):
 
 
 @given(clouds(), st.integers(0, 2**32 - 1))
-@settings(max_examples=60)
+@examples(60)
 def test_no_point_inside_the_radius_has_another_class(cloud, seed):
     z, centers = cloud
     directions = np.random.default_rng(seed).normal(size=(200, *z.shape))
@@ -47,7 +48,7 @@ def test_no_point_inside_the_radius_has_another_class(cloud, seed):
 
 
 @given(clouds(max_clusters=1))
-@settings(max_examples=60)
+@examples(60)
 def test_one_center_per_class_makes_the_radius_tight(cloud):
     z, centers = cloud
     flat = centers[:, 0]
@@ -120,7 +121,7 @@ def are_apart(centers):
 
 
 @given(clouds(batch=16))
-@settings(max_examples=150)
+@examples(150)
 def test_exact_radius_is_the_distance_to_the_rivals_cells(cloud):
     z, centers = cloud
     assume(are_apart(centers))
@@ -133,7 +134,7 @@ def test_exact_radius_is_the_distance_to_the_rivals_cells(cloud):
 
 
 @given(clouds(batch=16))
-@settings(max_examples=150)
+@examples(150)
 def test_exact_radius_in_float32_never_exceeds_the_truth(cloud):
     z, centers = (array.astype("float32") for array in cloud)
     assume(are_apart(centers))
@@ -145,7 +146,7 @@ def test_exact_radius_in_float32_never_exceeds_the_truth(cloud):
 
 
 @given(clouds(max_classes=3, max_dim=4, batch=4), st.integers(5, 7))
-@settings(max_examples=30)
+@examples(30)
 def test_more_than_four_clusters_are_swept(cloud, clusters):
     z, centers = cloud
     rng = np.random.default_rng(0)
@@ -205,7 +206,7 @@ def soft_class(points, centers, variance):
 
 
 @given(clouds(), st.floats(0.05, 20.0), st.integers(0, 2**32 - 1))
-@settings(max_examples=60)
+@examples(60)
 def test_no_point_inside_the_soft_radius_has_another_soft_class(cloud, variance, seed):
     z, centers = cloud
     radius = np.asarray(soft_radius(z, centers, variance=variance))

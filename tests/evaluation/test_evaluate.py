@@ -82,7 +82,7 @@ def test_its_figures_are_json(evaluation):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(linear, test_images, tmp_path):
-    arguments = {"threat_models": THREATS[:2], "attacks": ATTACKS[:1], "subset": 10, "folder": tmp_path}
+    arguments = {"threat_models": THREATS[:1], "attacks": ATTACKS[:1], "subset": 10, "folder": tmp_path}
     seen = []
 
     def interrupt(stage):
@@ -102,9 +102,9 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(linear, test_images, tmp
     assert_allclose(resumed.threats[0].adversarial, whole.threats[0].adversarial)
 
 
-@pytest.mark.parametrize("eps", [0.01, 0.8, 3.0])
-def test_a_flip_inside_a_certified_radius_is_reported(linear, test_images, eps):
-    """Whatever the threat model is: attacks look inside each radius."""
+def test_a_flip_inside_a_certified_radius_is_reported(linear, test_images):
+    """Whatever the threat models are: attacks look inside each radius."""
+    threats = [ThreatModel("l_2", 0.01), ThreatModel("l_2", 3.0)]
     target = as_target(linear)
 
     def boast(images):
@@ -112,7 +112,7 @@ def test_a_flip_inside_a_certified_radius_is_reported(linear, test_images, eps):
         return dataclasses.replace(certificate, certified_radius=certificate.certified_radius * np.float32(2.0))
 
     boasting = dataclasses.replace(target, certify=boast)
-    evaluation = evaluate(boasting, *test_images, [ThreatModel("l_2", eps)], ["pgd-margin"], subset=5, ids=range(7, 57))
+    evaluation = evaluate(boasting, *test_images, threats, ["pgd-margin"], subset=5, ids=range(7, 57))
     assert len(evaluation.broken) > 0.9 * COUNT
     assert not evaluation.passed
     found = evaluation.broken[0]

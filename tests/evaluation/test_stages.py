@@ -50,7 +50,16 @@ def test_without_a_folder_nothing_is_kept():
 
 
 @pytest.mark.parametrize(
-    "change", [{"step_size": 0.1}, {"loss": margin}, {"decay": True}, {"seed": 1}, {"batch_size": 7}, {"steps": 19}]
+    "change",
+    [
+        {"step_size": 0.1},
+        {"loss": margin},
+        {"decay": True},
+        {"random_start": True},
+        {"seed": 1},
+        {"batch_size": 7},
+        {"steps": 19},
+    ],
 )
 def test_every_setting_of_an_attack_is_told_apart(change):
     settings = {"logits": lambda x: x, "norm": "l_inf", "steps": 20, "step_size": 0.2, "loss": cross_entropy}

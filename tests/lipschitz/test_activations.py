@@ -14,7 +14,10 @@ def steepest(function):
     # Differences, not gradients: those are a matter of convention at a kink.
     x = np.linspace(-12.0, 12.0, 480_001)
     with wide_floats():
-        return float(np.max(np.abs(np.diff(np.asarray(function(keras.ops.convert_to_tensor(x)))) / np.diff(x))))
+        values = np.asarray(function(keras.ops.convert_to_tensor(x)))
+    # Less what rounding may have added: on JAX, Keras has tanh in float32 alone.
+    rounding = 2.0 * np.finfo(values.dtype).eps * np.maximum(np.abs(values[1:]), np.abs(values[:-1]))
+    return float(np.max((np.abs(np.diff(values.astype("float64"))) - rounding) / np.diff(x)))
 
 
 @pytest.mark.parametrize("name", sorted(set(_SLOPES) - {"softmax"}))

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from support.examples import examples
 
 from clustr_keras.lipschitz.correlations import correlation_norm_bound, is_sharp
 
@@ -16,7 +17,7 @@ def norm_on_a_grid(kernel, points=16):
     st.integers(0, 2**32 - 1),
     st.floats(-200, 150),
 )
-@settings(max_examples=40)
+@examples(40)
 def test_it_is_never_below_the_norm_at_any_frequency(shape, seed, magnitude):
     kernel = np.random.default_rng(seed).normal(size=shape)
     bound = correlation_norm_bound(kernel * 10.0**magnitude) / 10.0**magnitude
@@ -38,7 +39,7 @@ def test_a_blur_has_the_sum_of_its_taps():
 
 
 @given(st.tuples(*(st.integers(1, 3) for _ in range(4))), st.integers(0, 2**32 - 1))
-@settings(max_examples=40)
+@examples(40)
 def test_a_bound_that_is_called_sharp_is_near_the_norm(shape, seed):
     kernel = np.random.default_rng(seed).normal(size=shape)
     norm = norm_on_a_grid(kernel, 64)

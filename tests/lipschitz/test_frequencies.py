@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 import scipy.sparse.linalg
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from clustr_keras.lipschitz.frequencies import convolution_norm_bound
 
@@ -26,7 +27,7 @@ def dense_norm(kernel, strides, dilation, size):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.booleans())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_bound_is_above_the_operator_on_a_long_line_and_close_to_it(seed, size, stride, dilation, is_wide):
     kernel = np.random.default_rng(seed).normal(size=(size, 2, 5) if is_wide else (size, 3, 1))
     bound = convolution_norm_bound(kernel, (stride,), (dilation,))

@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from support.examples import examples
 from support.gradients import gradient, value_and_gradients
 from support.steps import compiled_step
 
@@ -26,7 +27,7 @@ def test_a_new_kernel_is_orthonormal(shape):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-6, 6), st.sampled_from([(20, 20), (40, 8), (8, 40)]), st.booleans())
-@settings(max_examples=60)
+@examples(60)
 def test_no_value_of_the_weights_makes_the_norm_exceed_one(seed, magnitude, shape, low_rank):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=shape) * 10.0**magnitude

@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from support.examples import examples
 
 from clustr_keras import lipschitz
 from clustr_keras.lipschitz import OrthogonalConv2D
@@ -59,7 +60,7 @@ def test_wild_steps_leave_it_orthogonal(shape, take_wild_steps):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-4, 6), st.sampled_from([(4, 4, 3), (2, 6, 3), (6, 2, 2)]), st.booleans())
-@settings(max_examples=15)
+@examples(15)
 def test_no_value_of_the_weights_makes_the_norm_exceed_one(seed, magnitude, shape, low_rank):
     layer = built(*shape)
     rng = np.random.default_rng(seed)

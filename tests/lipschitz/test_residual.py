@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from support.examples import examples
 
 from clustr_keras import lipschitz
 from clustr_keras.lipschitz import LipschitzResidual
@@ -16,6 +17,7 @@ def built(units, size, dtype=None):
     return layer
 
 
+@pytest.mark.usefixtures("wide")
 def test_it_is_the_layer_of_the_paper():
     rng = np.random.default_rng(0)
     w, log_q, b, x = rng.normal(size=(6, 4)), rng.normal(size=4), rng.normal(size=4), rng.normal(size=(9, 6))
@@ -28,7 +30,7 @@ def test_it_is_the_layer_of_the_paper():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-30, 30), st.floats(-2, 6), st.sampled_from([(3, 8), (8, 3), (5, 5)]))
-@settings(max_examples=40)
+@examples(40)
 def test_no_value_of_the_weights_makes_v_longer_than_one(seed, magnitude, of_scales, shape):
     size, units = shape
     rng = np.random.default_rng(seed)

@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
+from support.examples import examples
 
 from clustr_keras import lipschitz
 from clustr_keras.lipschitz import LipschitzResidualConv2D
@@ -40,7 +41,7 @@ def test_it_computes_what_its_kernel_says(kernel_size):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-15, 15), st.floats(0, 5), st.sampled_from([1, 4, 9]))
-@settings(max_examples=25)
+@examples(25)
 def test_no_value_of_the_weights_makes_the_norm_exceed_one(seed, magnitude, spread, units):
     layer = built(units)
     rng = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from clustr_keras.training.run import run_training
 
 def test_tensorboard_that_is_not_installed_is_an_error_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'clustr-keras\[tensorboard\]'"):
+    with pytest.raises(ValueError, match=r"pip install .*\[tensorboard\]"):
         run_training(load("digits"), "standard", tmp_path / "model.keras", fast=True, tensorboard=tmp_path)
     assert not (tmp_path / "model.keras").exists()
 

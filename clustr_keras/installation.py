@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib.metadata
+import json
+import shlex
+import urllib.parse
 from collections.abc import Iterator
 
 from packaging.requirements import Requirement
@@ -24,7 +27,23 @@ class Extra:
     @property
     def command(self) -> str:
         """Installs it."""
-        return f"pip install '{PACKAGE}[{self.name}]'"
+        return install_command(self.name)
+
+
+def install_command(extra: str = "", package: str = PACKAGE) -> str:
+    """The command that installs a package with an extra, from the folder that it was installed from if it was one."""
+    from urllib.request import url2pathname  # brings HTTP and TLS, for which the command line need not wait
+
+    try:
+        # What pip notes of a package that does not come from an index (PEP 610).
+        source = json.loads(importlib.metadata.distribution(package).read_text("direct_url.json") or "{}")
+    except importlib.metadata.PackageNotFoundError:
+        source = {}
+    folder = urllib.parse.urlparse(source.get("url", ""))
+    is_folder = folder.scheme == "file" and "dir_info" in source
+    what = url2pathname(folder.path) if is_folder else package
+    how = "pip install --editable" if is_folder and source["dir_info"].get("editable") else "pip install"
+    return f"{how} {shlex.quote(f'{what}[{extra}]' if extra else what)}"
 
 
 def version_of(package: str) -> str | None:
