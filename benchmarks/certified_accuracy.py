@@ -3,161 +3,195 @@
 Run: python benchmarks/certified_accuracy.py --data-dir DIR [--data cifar10], with DIR a TensorFlow Datasets folder that
 holds the data set. Writes results/certified_accuracy.*, or results/certified_accuracy_cifar10.*.
 
-Every setting of `certified_settings.py` is first trained on seed 0, for the seconds of tuning. For each radius and
-library, the one with the best certified accuracy on the test images goes on to the full time and to all seeds. That
-flatters all of them a little, since these images choose; those of this project were found in some sixty trials before,
-on the same images. With 2,000 of them one standard error is about a point.
-Each finished training is kept in `runs/certified_accuracy/`, so that a run goes on where it was stopped; `--cached`
-makes the table of what is there. While a training is suspended (`kill -STOP`) its clock stands still; `cpu_s` shows
-what it got of the machine. Radii are in real arithmetic, without rounding slack, as the peers report theirs. Each peer
-lives in an environment of its own there.
+Every setting of `certified_settings.py` is first trained on seed 0, for the seconds of tuning: one training for each
+core at a time, each on a core of its own. For each target radius and library, the setting with the best certified
+accuracy on the test images goes on to the full time, the whole machine, and all seeds. That flatters all of them a
+little, since these images choose; those of this project were found in some sixty trials before, on the same images.
+With 2,000 of them one standard error is about a point.
+
+Each finished training is a line of `results/certified_accuracy_trainings.jsonl`, so that a run goes on where it was
+stopped; `--only-table` makes the table of what is there. While a training is suspended (`kill -STOP`) its clock stands
+still; `cpu_s` shows what it got of the machine. Radii are in real arithmetic, without rounding slack, as the peers
+report theirs. Each peer lives in an environment of its own, in `runs/`.
 """
 
 import argparse
 import collections
-import hashlib
+import concurrent.futures
 import json
 import os
 import pathlib
+import queue
 import subprocess
+import sys
+import threading
 import time
 import venv
 
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
-import tensorflow as tf
-from budget import Budget
 from certified_settings import COMPARISONS
 from results import machine, write_results
 
-from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones
-from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split, as_floats, load
+from clustr_keras.data import as_floats, load
 
 HERE = pathlib.Path(__file__).parent
 RUNS = HERE.parent / "runs" / "certified_accuracy"
-# Part of the name of each kept result: to be raised with any change of what a training is.
-VERSION = 2
-PEERS = {"deel-lip": ("deel-lip==1.5.0", "train_deel_lip.py"), "gloro": ("gloro==1.1.1", "train_gloro.py")}
+KEPT = HERE / "results" / "certified_accuracy_trainings.jsonl"
+# Part of what a kept training is known by: to be raised with any change of what a training is.
+VERSION = 3
+OURS = "clustr_keras"
+PEERS = {"deel-lip": "deel-lip==1.5.0", "gloro": "gloro==1.1.1"}
+SCRIPTS = {OURS: "train_certified.py", "deel-lip": "peers/train_deel_lip.py", "gloro": "peers/train_gloro.py"}
+POINTS = 201  # of a curve
 
 
-def train_ours(data, seconds, seed, settings):
-    """Class ids and radii on the test images, seconds spent, epochs."""
-    keras.utils.set_random_seed(seed)
-    make = getattr(backbones, settings["backbone"])
-    backbone = make(data["x_train"].shape[1:], **settings.get("sizes", {}))
-    model = ClustrClassifier(backbone, num_classes=10)
-    loss = CertifiedMarginLoss(settings["temperature"], settings["margin"])
-    model.compile(keras.optimizers.Adam(), loss)
-    augmentation = None
-    if "affine" in settings:
-        augmentation = RandomAffine(*settings["affine"])
-    elif "crop_and_flip" in settings:
-        augmentation = CropAndFlip(settings["crop_and_flip"])
-    split = Split(data["x_train"], data["y_train"])
-    batches = ImageBatches(split, settings["batch_size"], augmentation, seed=seed)
-    budget = Budget(seconds, settings["learning_rate"])
-    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget])
-    certificate = model.certify(data["x_test"], method="exact")
-    return {
-        "class_ids": certificate.class_ids,
-        "radius": certificate.radius.astype("float64"),
-        "seconds": budget.clock.spent,
-        "cpu_seconds": budget.clock.cpu,
-        "epochs": budget.steps / len(batches),
-        "versions": f"TensorFlow {tf.__version__}",
-    }
-
-
-def train_peer(library, data_file, seconds, seed, settings, output):
-    """The same of a peer, in its own environment."""
-    package, script = PEERS[library]
+def python_of(library):
+    """The Python that runs a library; a peer's own environment is made if it is not there."""
+    if library == OURS:
+        return sys.executable
     home = RUNS / "environments" / library
     python = home / "bin" / "python"
     if not (home / "ready").exists():
         venv.create(home, with_pip=True, clear=True)
         requirements = HERE / "peers" / "requirements.txt"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements, package], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements, PEERS[library]], check=True)
         (home / "ready").touch()
-    command = [python, HERE / "peers" / script, "--data", data_file, "--output", output, "--seconds", str(seconds)]
-    subprocess.run([*command, "--seed", str(seed), "--settings", json.dumps(settings)], check=True)
+    return python
 
 
 class Trainings:
-    """Trains on one data set, once for each combination of library, settings, seconds and seed."""
+    """Trains on one data set, once for each combination of library, settings, seconds, cores and seed.
 
-    def __init__(self, name, examples, data_dir, only_cached):
-        RUNS.mkdir(parents=True, exist_ok=True)
-        dataset = load(name, data_dir)
-        self.data = {
-            "x_train": as_floats(dataset.train.images[:examples]),
-            "y_train": dataset.train.labels[:examples],
-            "x_test": as_floats(dataset.test.images),
-            "y_test": dataset.test.labels,
-        }
-        self.name, self.examples, self.only_cached = name, examples, only_cached
-        self.file = RUNS / f"{name}.npz"
-        np.savez(self.file, **self.data)
+    Args:
+        name: Name of the data set.
+        data_dir: Folder of TensorFlow Datasets.
+        only_kept: Boolean, whether to train nothing and give what is kept.
+    """
 
-    def __call__(self, library, settings, seconds, seed):
-        """What the training gave, from an earlier run if there was one; `None` if it may not be run."""
-        key = json.dumps([VERSION, self.name, self.examples, library, seconds, seed, settings], sort_keys=True)
-        output = RUNS / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-        partial = output.with_suffix(".partial.npz")
-        if not output.exists():
-            if self.only_cached:
-                return None
+    def __init__(self, name, data_dir, only_kept):
+        self.name, self.only_kept = name, only_kept
+        self.comparison = COMPARISONS[name]
+        self.kept = {}
+        if KEPT.exists():
+            rows = map(json.loads, KEPT.read_text().splitlines())
+            self.kept = {json.dumps(row["training"], sort_keys=True): row for row in rows}
+        self._writing = threading.Lock()
+        if not only_kept:
+            RUNS.mkdir(parents=True, exist_ok=True)
+            self.file = RUNS / f"{name}.npz"
+            dataset = load(name, data_dir)
+            examples = self.comparison.examples
+            self.labels = dataset.test.labels
+            np.savez(
+                self.file,
+                x_train=as_floats(dataset.train.images[:examples]),
+                y_train=dataset.train.labels[:examples],
+                x_test=as_floats(dataset.test.images),
+                y_test=self.labels,
+            )
+
+    def __call__(self, library, settings, seconds, seed, core=None):
+        """What a training gave, as it is kept; `None` if there is none and none may be run.
+
+        Args:
+            library: `OURS` or one of `PEERS`.
+            settings: Dict.
+            seconds: Of training.
+            seed: Integer.
+            core: The one core that it may use; all of them with `None`.
+        """
+        training = {"version": VERSION, "data": self.name, "library": library, "settings": settings}
+        training |= {"seconds": seconds, "cores": os.cpu_count() if core is None else 1, "seed": seed}
+        key = json.dumps(training, sort_keys=True)
+        if key not in self.kept and not self.only_kept:
             print(f"{time.strftime('%H:%M')} {library}, seed {seed}, {seconds:g} s: {json.dumps(settings)}", flush=True)
-            if library in PEERS:
-                train_peer(library, self.file, seconds, seed, settings, partial)
-            else:
-                np.savez(partial, **train_ours(self.data, seconds, seed, settings))
-            os.replace(partial, output)
-        return dict(np.load(output))
+            row = {"training": training, **self._measured(self._trained(library, settings, seconds, seed, core))}
+            with self._writing, KEPT.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self.kept[key] = row
+        return self.kept.get(key)
 
-    def accuracy(self, result, radius):
-        """Certified accuracy on the test images, in percent."""
-        is_right = result["class_ids"] == self.data["y_test"]
-        return 100 * float(np.mean(is_right & (result["radius"] >= radius)))
+    def _trained(self, library, settings, seconds, seed, core):
+        output = RUNS / f"{os.getpid()}-{threading.get_ident()}.npz"
+        command = ["taskset", "--cpu-list", str(core)] if core is not None else []
+        command += [python_of(library), HERE / SCRIPTS[library], "--data", self.file, "--output", output]
+        command += ["--seconds", str(seconds), "--seed", str(seed), "--settings", json.dumps(settings)]
+        subprocess.run(command, check=True)
+        result = dict(np.load(output))
+        output.unlink()
+        return result
+
+    def _measured(self, result):
+        is_right = result["class_ids"] == self.labels
+        radii = self.comparison.radii
+        return {
+            # In percent of the test images.
+            "at": {str(radius): share_at(result["radius"], is_right, radius) for radius in (0.0, *radii)},
+            "curve": [share_at(result["radius"], is_right, r) for r in np.linspace(0.0, 2 * max(radii), POINTS)],
+            "training_s": round(float(result["seconds"]), 1),
+            "cpu_s": round(float(result["cpu_seconds"]), 1),
+            "epochs": round(float(result["epochs"]), 1),
+            "trained with": str(result["versions"]),
+            **machine(),
+        }
 
 
-def compared(trainings, library, comparison):
-    """Tunes a library on seed 0, then trains what came out best on all seeds.
+def share_at(radius, is_right, limit):
+    """Certified accuracy at a radius, in percent."""
+    return round(100 * float(np.mean(is_right & (radius >= limit))), 3)
+
+
+def tuned(trainings, libraries):
+    """Trains all settings on seed 0 for the seconds of tuning, one for each core at a time.
 
     Returns:
-        Pairs of settings and results, those of tuning and those of the comparison.
+        Dict: library -> list of pairs of settings and training.
     """
-    tuned = [(s, trainings(library, s, comparison.tuning_seconds, 0)) for s in comparison.settings[library]]
-    tuned = [(settings, result) for settings, result in tuned if result is not None]
-    if not tuned:
-        return [], []
-    chosen = {
-        max(range(len(tuned)), key=lambda i: trainings.accuracy(tuned[i][1], radius)) for radius in comparison.targets
-    }
-    finals = []
-    for settings in (tuned[index][0] for index in sorted(chosen)):
-        results = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
-        finals.append((settings, [result for result in results if result is not None]))
-    return [(settings, [result]) for settings, result in tuned], [final for final in finals if final[1]]
+    comparison, cores = trainings.comparison, queue.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0)):
+        cores.put(core)
+
+    def on_a_core(library, settings):
+        core = cores.get()
+        try:
+            return trainings(library, settings, comparison.tuning_seconds, 0, core)
+        finally:
+            cores.put(core)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = {
+            library: [
+                (settings, pool.submit(on_a_core, library, settings)) for settings in comparison.settings[library]
+            ]
+            for library in libraries
+        }
+        results = {library: [(settings, run.result()) for settings, run in pairs] for library, pairs in runs.items()}
+    return {library: [pair for pair in pairs if pair[1] is not None] for library, pairs in results.items()}
 
 
-def row(trainings, library, comparison, phase, settings, results):
+def chosen(pairs, targets):
+    """The settings that came out best at one of the radii."""
+    best = {max(range(len(pairs)), key=lambda i: pairs[i][1]["at"][str(radius)]) for radius in targets if pairs}
+    return [pairs[index][0] for index in sorted(best)]
+
+
+def row(phase, library, settings, rows):
     """A row of the table: accuracies of all seeds, and their mean."""
     columns = {}
-    for radius in (0.0, *comparison.radii):
-        shares = [trainings.accuracy(result, radius) for result in results]
+    for radius in rows[0]["at"]:
+        shares = [row["at"][radius] for row in rows]
         mean = f" (mean {np.mean(shares):.1f})" if len(shares) > 1 else ""
-        columns[f"at {radius:.3g}" if radius else "clean"] = " / ".join(f"{share:.1f}" for share in shares) + mean
+        name = f"at {float(radius):.3g}" if float(radius) else "clean"
+        columns[name] = " / ".join(f"{share:.1f}" for share in shares) + mean
     return {
         "phase": phase,
         "library": library,
         "settings": json.dumps(settings),
         **columns,
-        "training_s": " / ".join(f"{float(result['seconds']):.0f}" for result in results),
-        "cpu_s": " / ".join(f"{float(result['cpu_seconds']):.0f}" for result in results),
-        "epochs": " / ".join(f"{float(result['epochs']):.0f}" for result in results),
-        "trained with": str(results[0]["versions"]),
-        **machine(),
+        **{name: " / ".join(f"{row[name]:.0f}" for row in rows) for name in ("training_s", "cpu_s", "epochs")},
+        "trained with": rows[0]["trained with"],
+        **{name: rows[0][name] for name in machine()},
     }
 
 
@@ -165,18 +199,18 @@ def in_words(library, settings):
     """What a legend calls a setting."""
     words = [settings[key] for key in ("network", "loss") if key in settings]
     words += [f"{key} {settings[key]:.3g}" for key in ("margin", "tau", "alpha", "epsilon") if key in settings]
-    words += ["augmented"] if library != "clustr_keras" and {"affine", "crop_and_flip"} & set(settings) else []
+    words += ["augmented"] if library != OURS and {"affine", "crop_and_flip"} & set(settings) else []
     return f"{library}: {', '.join(words)}"
 
 
-def plot(curves, trainings, limit, file):
+def plot(curves, limit, file):
     """Certified accuracy against the radius, the mean over all seeds and their range: a color for each library."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    radii = np.linspace(0.0, limit, 201)
-    colors = dict(zip(("clustr_keras", *PEERS), plt.cm.tab10.colors, strict=False))
+    radii = np.linspace(0.0, limit, POINTS)
+    colors = dict(zip((OURS, *PEERS), plt.cm.tab10.colors, strict=False))
     drawn = collections.Counter()
-    for library, settings, results in curves:
-        shares = np.array([[trainings.accuracy(result, radius) for radius in radii] for result in results])
+    for library, settings, rows in curves:
+        shares = np.array([row["curve"] for row in rows])
         style = ("-", "--", ":")[drawn[library]]
         drawn[library] += 1
         color, label = colors[library], in_words(library, settings)
@@ -191,18 +225,24 @@ def plot(curves, trainings, limit, file):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(COMPARISONS), default="mnist10k")
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--only", choices=["clustr_keras", *PEERS], nargs="+", default=["clustr_keras", *PEERS])
-    parser.add_argument("--cached", action="store_true", help="train nothing; make the table of what is there")
+    parser.add_argument("--data-dir", help="needed unless --only-table is given")
+    parser.add_argument("--only", choices=[OURS, *PEERS], nargs="+", default=[OURS, *PEERS])
+    parser.add_argument("--only-table", action="store_true", help="train nothing; make the table of what is there")
     asked = parser.parse_args()
     comparison = COMPARISONS[asked.data]
-    trainings = Trainings(asked.data, comparison.examples, asked.data_dir, asked.cached)
-    tuning, final, curves = [], [], []
+    trainings = Trainings(asked.data, asked.data_dir, asked.only_table)
+    if not asked.only_table:
+        for library in asked.only:  # before several trainings might at the same time
+            python_of(library)
+    tuning = tuned(trainings, asked.only)
+    results = []
     for library in asked.only:
-        tuned, finals = compared(trainings, library, comparison)
-        tuning += [row(trainings, library, comparison, "tuning", *pair) for pair in tuned]
-        final += [row(trainings, library, comparison, "result", *pair) for pair in finals]
-        curves += [(library, settings, results) for settings, results in finals]
+        for settings in chosen(tuning[library], comparison.targets):
+            rows = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
+            results.append((library, settings, [row for row in rows if row is not None]))
+    results = [result for result in results if result[2]]
+    table = [row("result", *result) for result in results]
+    table += [row("tuning", name, settings, [kept]) for name in asked.only for settings, kept in tuning[name]]
     name = "certified_accuracy" + ("" if asked.data == "mnist10k" else f"_{asked.data}")
-    write_results(HERE / name, final + tuning)
-    plot(curves, trainings, 2 * max(comparison.radii), HERE / "results" / f"{name}.png")
+    write_results(HERE / name, table)
+    plot(results, 2 * max(comparison.radii), HERE / "results" / f"{name}.png")

@@ -1,10 +1,10 @@
 """Trains a network of deel-lip and writes its certified radii. Run by certified_accuracy.py in deel-lip's environment.
 
-Settings: `network` "mlp", "convnet" or "downsampled"; `loss` "tau" (with `tau`) or "hkr" (with `alpha`, `min_margin`);
-`widths` of the dense layers; `channels` of the stages of convolutions, and `convolutions` in each; `batch_size`;
-`learning_rate`; `warmup`, a share of the time; `condense`, whether to project the kernels after each step, as deel-lip
-advises for fewer iterations; `head` "frobenius" for the last layer of its tutorial on multiclass HKR; those of
-`peer.batches`.
+Settings: `network` "mlp", "convnet", "downsampled" or "strided"; `loss` "tau" (with `tau`) or "hkr" (with `alpha`,
+`min_margin`); `widths` of the dense layers; `channels` of the stages of convolutions, and `convolutions` in each;
+`batch_size`; `learning_rate`; `warmup`, a share of the time; `condense`, whether to project the kernels after each
+step, as deel-lip advises for fewer iterations; `head` "frobenius" for the last layer of its tutorial on multiclass HKR;
+those of `peer.batches`.
 """
 
 import numpy as np
@@ -20,12 +20,15 @@ from peer import Budget, arguments, batches, write
 def network(settings, input_shape):
     """The MLP of the others; stages of convolutions and a pooling layer; or the convnet of this project.
 
-    That one has stages of a downsampling without loss and one convolution. GroupSort2 is between all layers.
+    That one, "downsampled", has stages of a downsampling without loss and one convolution; "strided" has stages of one
+    convolution of 2 x 2 patches, whose kernel is orthogonal as it is. GroupSort2 is between all layers.
     """
     layers = [tf.keras.layers.Input(input_shape)]
     for channels in settings.get("channels", ()):
         if settings["network"] == "downsampled":
             layers += [InvertibleDownSampling((2, 2)), SpectralConv2D(channels, 3), GroupSort2()]
+        elif settings["network"] == "strided":
+            layers += [SpectralConv2D(channels, 2, strides=2), GroupSort2()]
         else:
             for _ in range(settings.get("convolutions", 2)):
                 layers += [SpectralConv2D(channels, 3), GroupSort2()]
@@ -59,4 +62,4 @@ if __name__ == "__main__":
     # As CategoricalProvableRobustAccuracy of deel-lip: where the whole output is 1-Lipschitz, the difference of two
     # entries is sqrt(2)-Lipschitz; where they are so one by one (disjoint neurons), it is 2-Lipschitz.
     factor = 2.0 if settings.get("head") == "frobenius" else np.sqrt(2.0)
-    write(asked, logits, (first - second) / factor, budget.clock, budget.steps / len(dataset))
+    write(asked, logits.argmax(-1), (first - second) / factor, budget.clock, budget.steps / len(dataset))

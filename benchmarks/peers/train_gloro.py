@@ -100,4 +100,4 @@ if __name__ == "__main__":
     model.freeze_lipschitz_constant()
     parts = [model.predict_with_certified_radius(part) for part in np.split(data["x_test"], len(data["x_test"]) // 500)]
     logits, radius = (np.concatenate(part) for part in zip(*parts, strict=True))
-    write(asked, logits, radius.reshape(-1), ticking.clock, epochs * passes)
+    write(asked, logits.argmax(-1), radius.reshape(-1), ticking.clock, epochs * passes)

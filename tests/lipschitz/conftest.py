@@ -19,14 +19,14 @@ def jacobian():
 
 @pytest.fixture(scope="session")
 def take_wild_steps():
-    """Function that takes 200 optimizer steps of a layer with random gradients at a high learning rate."""
+    """Function that takes optimizer steps, 200 if not told, of a layer with random gradients at a high learning rate."""
 
-    def of_layer(layer):
+    def of_layer(layer, steps=200):
         optimizer = keras.optimizers.Adam(0.1)
         optimizer.build(layer.trainable_variables)
         step = compiled_step(optimizer, layer.trainable_variables)
         rng = np.random.default_rng(0)
-        for _ in range(200):
+        for _ in range(steps):
             step([keras.ops.convert_to_tensor(_normal(rng, variable)) for variable in layer.trainable_variables])
 
     return of_layer

@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
-from clustr_keras import lipschitz
-from clustr_keras.backbones import lipschitz_mlp
+from clustr_keras import ClustrClassifier, lipschitz
+from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp
 from clustr_keras.lipschitz import MaxMin, OrthogonalDense
 
 
@@ -66,3 +66,21 @@ def test_a_subclass_is_not_taken_for_its_parent():
     assert_allclose(condensed(x), model(x), atol=1e-6)
     with pytest.raises(lipschitz.UnknownBoundError, match="Twice"):
         lipschitz.bound(condensed)
+
+
+@pytest.mark.parametrize("clusters", [1, 2])
+@pytest.mark.parametrize("make", [lipschitz_mlp, lipschitz_convnet])
+def test_certificates_are_the_same(make, clusters):
+    backbone = make((8, 8, 1))
+    model = ClustrClassifier(backbone, num_classes=3, clusters_per_class=clusters)
+    condensed = ClustrClassifier(lipschitz.condense(backbone), num_classes=3, clusters_per_class=clusters)
+    images = np.random.default_rng(0).uniform(size=(40, 8, 8, 1)).astype("float32")
+    near = np.asarray(backbone(images[: 3 * clusters]))
+    for head in (model.head, condensed.head):
+        head.centers.assign(near.reshape(head.centers.shape))
+    one, other = model.certify(images), condensed.certify(images)
+    assert_array_equal(one.class_ids, other.class_ids)
+    assert_allclose(one.radius, other.radius, rtol=3e-3, atol=1e-5)
+    assert_allclose(one.certified_radius, other.certified_radius, rtol=3e-3, atol=1e-5)
+    assert set(one.class_ids) == {0, 1, 2}
+    assert one.radius.max() > 0.1

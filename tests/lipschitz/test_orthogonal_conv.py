@@ -46,9 +46,9 @@ def test_a_new_kernel_is_orthogonal_at_every_frequency(shape):
 
 
 @pytest.mark.parametrize("shape", [(6, 6, 3), (3, 8, 3), (8, 3, 2)])
-def test_wild_steps_leave_it_orthogonal(shape, take_wild_steps):
+def test_a_thousand_wild_steps_leave_it_orthogonal(shape, take_wild_steps):
     layer = built(*shape)
-    take_wild_steps(layer)
+    take_wild_steps(layer, 1000)
     values = response(layer)
     assert values.max() <= 1.0 + 1e-6
     assert values.min() >= 0.999
@@ -57,6 +57,18 @@ def test_wild_steps_leave_it_orthogonal(shape, take_wild_steps):
     assert wrapped[0] <= 1.0 + 1e-6
     assert wrapped[-1] >= 0.999
     assert values.max() * (1 - 1e-9) <= lipschitz.bound(layer).value <= 1.0001
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 3), (3, 8, 3), (8, 3, 2)])
+def test_arbitrary_weights_make_it_orthogonal_and_stay_so_when_saved(shape, set_arbitrary_weights, tmp_path):
+    channels, filters, kernel_size = shape
+    model = keras.Sequential([keras.Input((8, 8, channels)), OrthogonalConv2D(filters, kernel_size)])
+    for seed in range(3):
+        set_arbitrary_weights(model, 3.0, seed)
+        model.save(tmp_path / "model.keras")
+        for layer in (model.layers[0], keras.models.load_model(tmp_path / "model.keras").layers[0]):
+            assert response(layer).max() <= 1.0 + 1e-6
+            assert response(layer).min() >= 0.99
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-4, 6), st.sampled_from([(4, 4, 3), (2, 6, 3), (6, 2, 2)]), st.booleans())

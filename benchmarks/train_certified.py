@@ -1,0 +1,34 @@
+"""Trains a network of this project and writes its certified radii. Run by certified_accuracy.py.
+
+Settings: `backbone` and its `sizes`; `temperature` and `margin` of `CertifiedMarginLoss`; `batch_size`;
+`learning_rate`; `affine` or `crop_and_flip`, arguments of the augmentation.
+"""
+
+import keras
+import numpy as np
+from budget import Budget
+from peer import arguments, write
+
+from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones
+from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split
+
+
+def augmentation(settings):
+    """What the settings ask for, `None` if nothing."""
+    if "affine" in settings:
+        return RandomAffine(*settings["affine"])
+    return CropAndFlip(settings["crop_and_flip"]) if "crop_and_flip" in settings else None
+
+
+if __name__ == "__main__":
+    asked = arguments()
+    settings, data = asked.settings, np.load(asked.data)
+    make = getattr(backbones, settings["backbone"])
+    model = ClustrClassifier(make(data["x_train"].shape[1:], **settings.get("sizes", {})), num_classes=10)
+    model.compile(keras.optimizers.Adam(), CertifiedMarginLoss(settings["temperature"], settings["margin"]))
+    split = Split(data["x_train"], data["y_train"])
+    batches = ImageBatches(split, settings["batch_size"], augmentation(settings), seed=asked.seed)
+    budget = Budget(asked.seconds, settings["learning_rate"])
+    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget])
+    certificate = model.certify(data["x_test"], method="exact")
+    write(asked, certificate.class_ids, certificate.radius, budget.clock, budget.steps / len(batches))
