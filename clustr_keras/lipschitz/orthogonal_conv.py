@@ -25,7 +25,8 @@ class OrthogonalConv2D(keras.layers.Layer):
     R and M are the kernels of `OrthogonalDense` layers, made orthonormal by one Newton-Schulz step in the graph and a
     retraction after each step of the optimizer. Whatever values are stored, their singular values are at most 1. Then
     `P` has eigenvalues p in [0, 1] and its factor the norm `max |p + (1 - p) exp(i w)| <= 1`, so the layer is
-    1-Lipschitz in exact arithmetic for every value of its weights.
+    1-Lipschitz in exact arithmetic for every value of its weights. With more channels than filters A(w) is the adjoint
+    of such a product. The kernel of an even size begins `(k - 1) // 2` pixels before the pixel it is for, as in Keras.
 
     With circular padding the layer is itself an isometry, or a projection where channels get fewer. Padding with zeros
     takes the convolution on the infinite plane to a part of it: that never stretches either, but what a shift moves
