@@ -38,6 +38,7 @@ _GLORO_4C3F = {"network": "4C3F", "batch_size": 512}
 # deel-lip with kernels that are projected after each step, in batches as large as ours; GloRo with epochs of 56,000
 # images, about those of its own schedules, since it starts its power method anew after each.
 _DEEL_FAST = {"condense": True, "batch_size": 1024, "learning_rate": 5e-3, "warmup": 0.05}
+_DEEL_SMALL = {**_DEEL_FAST, "affine": AFFINE, "widths": [256, 256, 128, 64]}
 _GLORO_FAST = {"network": "2C2F", "passes": 7}
 
 MNIST10K = Comparison(
@@ -58,7 +59,10 @@ MNIST10K = Comparison(
             {**_DEEL_TUTORIAL, "loss": "hkr", "alpha": 100.0, "min_margin": 0.25},
             {**_DEEL_TUTORIAL, "loss": "tau", "tau": 1.0},
             *({**_DEEL_FAST, "loss": "tau", "tau": tau, "affine": AFFINE} for tau in (0.25, 0.5, 1.0, 4.0)),
-            {**_DEEL_FAST, "loss": "tau", "tau": 0.5, "affine": AFFINE, "widths": [256, 256, 128, 64]},
+            *({**_DEEL_SMALL, "loss": "tau", "tau": tau} for tau in (0.25, 0.5, 1.0)),
+            *({**_DEEL_SMALL, "loss": "hkr", "alpha": a, "min_margin": 3.0} for a in (5.0, 20.0)),
+            {**_DEEL_SMALL, "loss": "hkr", "alpha": 20.0, "min_margin": 4.0},
+            {**_DEEL_SMALL, "loss": "tau", "tau": 0.5, "widths": [128, 128, 64]},
             *({**_DEEL_FAST, "loss": "hkr", "alpha": a, "min_margin": 3.0, "affine": AFFINE} for a in (20.0, 100.0)),
             {**_DEEL_FAST, "loss": "hkr", "alpha": 100.0, "min_margin": 1.0, "affine": AFFINE},
             {**_DEEL_TUTORIAL, "loss": "hkr", "alpha": 30.0, "min_margin": 1.0},
