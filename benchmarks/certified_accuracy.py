@@ -10,9 +10,9 @@ little, since these images choose; those of this project were found in some sixt
 With 2,000 of them one standard error is about a point.
 
 Each finished training is a line of `results/certified_accuracy_trainings.jsonl`, so that a run goes on where it was
-stopped; `--only-table` makes the table of what is there. While a training is suspended (`kill -STOP`) its clock stands
-still; `cpu_s` shows what it got of the machine. Radii are in real arithmetic, without rounding slack, as the peers
-report theirs. Each peer lives in an environment of its own, in `runs/`.
+stopped; `--only-table` makes the table of what is there. `cpu_s` shows what a training got of the machine. Radii are in
+real arithmetic, without rounding slack, as the peers report theirs. Each peer lives in an environment of its own, in
+`runs/`.
 """
 
 import argparse
@@ -38,10 +38,10 @@ from clustr_keras.data import as_floats, load
 HERE = pathlib.Path(__file__).parent
 RUNS = HERE.parent / "runs" / "certified_accuracy"
 KEPT = HERE / "results" / "certified_accuracy_trainings.jsonl"
-# Part of what a kept training is known by: to be raised with any change of what a training is.
-VERSION = 3
 OURS = "clustr_keras"
 PEERS = {"deel-lip": "deel-lip==1.5.0", "gloro": "gloro==1.1.1"}
+# Part of what a kept training is known by: to be raised with any change of what a training of the library is.
+VERSIONS = {OURS: 3, "deel-lip": 3, "gloro": 4}
 SCRIPTS = {OURS: "train_certified.py", "deel-lip": "peers/train_deel_lip.py", "gloro": "peers/train_gloro.py"}
 POINTS = 201  # of a curve
 
@@ -101,7 +101,7 @@ class Trainings:
             seed: Integer.
             core: The one core that it may use; all of them with `None`.
         """
-        training = {"version": VERSION, "data": self.name, "library": library, "settings": settings}
+        training = {"version": VERSIONS[library], "data": self.name, "library": library, "settings": settings}
         training |= {"seconds": seconds, "cores": os.cpu_count() if core is None else 1, "seed": seed}
         key = json.dumps(training, sort_keys=True)
         if key not in self.kept and not self.only_kept:

@@ -1,36 +1,28 @@
 """How long a training has had. Imported by the peers' scripts too, so that it needs nothing."""
 
-import collections
 import resource
-import statistics
 import time
 
 
 class Clock:
-    """Seconds that a training has had: a pause, in which the process was suspended, does not count.
+    """Seconds that a training has had since its first step, which compiles.
 
     Attributes:
-        spent: Float, seconds of all steps. One that took over ten times the median of the last ones counts as that.
+        spent: Float, seconds.
         cpu: Float, seconds of processor time, of all cores, meanwhile.
     """
 
     def __init__(self):
         self.spent, self.cpu = 0.0, 0.0
-        self._last, self._first_cpu, self._steps = None, None, collections.deque(maxlen=50)
+        self._began = None
 
     def tick(self):
-        """Called after each step; the first one, which compiles, only starts the clock."""
-        now, usage = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        cpu = usage.ru_utime + usage.ru_stime
-        if self._last is None:
-            self._last, self._first_cpu = now, cpu
-            return
-        step = now - self._last
-        if len(self._steps) >= 10 and step > 10.0 * statistics.median(self._steps):
-            step = statistics.median(self._steps)
-        self._steps.append(step)
-        self.spent += step
-        self.cpu, self._last = cpu - self._first_cpu, now
+        """Called after each step."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        now, cpu = time.perf_counter(), usage.ru_utime + usage.ru_stime
+        if self._began is None:
+            self._began = now, cpu
+        self.spent, self.cpu = now - self._began[0], cpu - self._began[1]
 
 
 class Timed:
