@@ -20,8 +20,8 @@ Optimizers of kernels that are retracted after each step:
 - momentum in the tangent space: Adam whose first moment and step are projected at each new kernel;
 - Riemannian Adam: that with one second moment for a whole kernel (Becigneul and Ganea, ICLR 2019);
 - Cayley Adam: that with steps along the Cayley transform's curve (Li, Fuxin and Todorovic, ICLR 2020);
-- orthogonalized momentum: the tangent momentum's nearest orthogonal matrix, as long as Adam's step (after Jordan, Muon,
-  2024).
+- Muon: `OrthogonalDense` under Keras' optimizer of that name, whose steps are the momentum's nearest orthogonal matrix,
+  found by some iterations, as long as those of Adam (Jordan et al., 2024; Liu et al., Muon is scalable, 2025).
 """
 
 import argparse
@@ -144,13 +144,14 @@ class TangentAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         """Takes a step of one variable."""
-        if not isinstance(variable.constraint, Orthonormal):
+        index = self._get_variable_index(variable)
+        # What comes in is TensorFlow's variable, which knows of no constraint.
+        if not isinstance(self._trainable_variables[index].constraint, Orthonormal):
             super().update_step(gradient, variable, learning_rate)
             return
-        w = tf.convert_to_tensor(variable.value)
+        w = tf.convert_to_tensor(variable)
         step = tf.cast(self.iterations + 1, "float32")
         gradient = _projected(w, gradient)
-        index = self._get_variable_index(variable)
         first, second = self._momentums[index], self._velocities[index]
         first.assign(self.beta_1 * _projected(w, tf.convert_to_tensor(first.value)) + (1.0 - self.beta_1) * gradient)
         square = tf.fill(gradient.shape, tf.reduce_mean(gradient**2)) if self.has_one_scale else gradient**2
@@ -191,22 +192,6 @@ class CayleyAdam(RiemannianAdam):
         return y
 
 
-class OrthogonalizedMomentum(RiemannianAdam):
-    """Steps whose singular values are all alike."""
-
-    def moved(self, w, momentum, scale, learning_rate):
-        """The kernel after the step."""
-        direction = momentum / (tf.norm(momentum) + 1e-30)
-        tall = direction if w.shape[0] >= w.shape[1] else tf.transpose(direction)
-        # Jordan's quintic, which takes singular values to about 1 in five steps.
-        for _ in range(5):
-            gram = tf.matmul(tall, tall, transpose_a=True)
-            tall = 3.4445 * tall + tall @ (-4.7750 * gram + 2.0315 * gram @ gram)
-        direction = tall if w.shape[0] >= w.shape[1] else tf.transpose(tall)
-        # Entries as large as those of Adam, about a fifth of the learning rate.
-        return w - 0.2 * learning_rate * max(w.shape) ** 0.5 * _projected(w, direction)
-
-
 # Layer, optimizer, peaks of the learning rate.
 _RATES = (3.5e-3, 7e-3, 1.4e-2)
 WAYS = {
@@ -218,7 +203,10 @@ WAYS = {
     "momentum in the tangent space": (Retracted, TangentAdam, _RATES),
     "Riemannian Adam": (Retracted, RiemannianAdam, _RATES),
     "Cayley Adam": (Retracted, CayleyAdam, _RATES),
-    "orthogonalized momentum": (Retracted, OrthogonalizedMomentum, _RATES),
+    **{
+        f"Muon, {steps} iterations": (OrthogonalDense, functools.partial(keras.optimizers.Muon, ns_steps=steps), _RATES)
+        for steps in (2, 3, 5)
+    },
 }
 
 

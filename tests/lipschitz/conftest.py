@@ -19,7 +19,7 @@ def jacobian():
 
 @pytest.fixture(scope="session")
 def take_wild_steps():
-    """Function that takes optimizer steps, 200 if not told, of a layer with random gradients at a high learning rate."""
+    """Function that takes steps of a layer, 200 if not told, with random gradients at a high learning rate."""
 
     def of_layer(layer, steps=200):
         optimizer = keras.optimizers.Adam(0.1)
