@@ -101,8 +101,9 @@ class Trainings:
             seed: Integer.
             core: The one core that it may use; all of them with `None`.
         """
-        training = {"version": VERSIONS[library], "data": self.name, "library": library, "settings": settings}
-        training |= {"seconds": seconds, "cores": os.cpu_count() if core is None else 1, "seed": seed}
+        training = {"version": VERSIONS[library], "data": self.name, "examples": self.comparison.examples}
+        training |= {"library": library, "settings": settings, "seconds": seconds, "seed": seed}
+        training["cores"] = os.cpu_count() if core is None else 1
         key = json.dumps(training, sort_keys=True)
         if key not in self.kept and not self.only_kept:
             print(f"{time.strftime('%H:%M')} {library}, seed {seed}, {seconds:g} s: {json.dumps(settings)}", flush=True)
@@ -229,8 +230,8 @@ if __name__ == "__main__":
     parser.add_argument("--only", choices=[OURS, *PEERS], nargs="+", default=[OURS, *PEERS])
     parser.add_argument("--only-table", action="store_true", help="train nothing; make the table of what is there")
     asked = parser.parse_args()
-    comparison = COMPARISONS[asked.data]
     trainings = Trainings(asked.data, asked.data_dir, asked.only_table)
+    comparison = trainings.comparison
     if not asked.only_table:
         for library in asked.only:  # before several trainings might at the same time
             python_of(library)

@@ -238,12 +238,11 @@ def measured(name, learning_rate, dataset, seconds):
     labels = dataset.test.labels
     logits = model.predict(as_floats(dataset.test.images), batch_size=500, verbose=0)
     own = logits[np.arange(len(labels)), labels]
-    share = functools.partial(np.mean, dtype="float64")
     return {
         "way": name,
         "learning_rate": learning_rate,
-        "clean": round(100 * share(logits.argmax(-1) == labels), 1),
-        **{f"at {radius:g}": round(100 * share(own >= radius), 1) for radius in COMPARISON.radii},
+        "clean": round(100 * float(np.mean(logits.argmax(-1) == labels)), 1),
+        **{f"at {radius:g}": round(100 * float(np.mean(own >= radius)), 1) for radius in COMPARISON.radii},
         "ms_per_step": round(1000 * budget.clock.spent / budget.steps, 1),
         "epochs": round(budget.steps / len(batches)),
         "defect": f"{defect(model):.1g}",

@@ -80,18 +80,7 @@ def _mapped(images, transforms):
 
 
 class Budget(Timed, tf.keras.callbacks.Callback):
-    """Ends the training after some seconds; until then the learning rate falls to 0 along a cosine.
-
-    Before that it rises, for the share `warmup` of the time.
-    """
-
-    warmup = 0.0
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Sets the learning rate by the clock."""
-        rising = min(1.0, (self.share + 0.01) / self.warmup) if self.warmup else 1.0
-        falling = 0.5 * (1.0 + np.cos(np.pi * self.share))
-        self.model.optimizer.learning_rate.assign(self.learning_rate * rising * falling)
+    """Ends the training after some seconds; until then the learning rate rises and falls, see `Timed`."""
 
 
 def write(asked, class_ids, radius, clock, epochs):

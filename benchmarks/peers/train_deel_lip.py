@@ -50,8 +50,7 @@ if __name__ == "__main__":
         loss = MulticlassHKR(alpha=settings["alpha"], min_margin=settings["min_margin"])
     batch_size = settings.get("batch_size", 256)
     model.compile(tf.keras.optimizers.Adam(), loss)
-    budget = Budget(asked.seconds, settings.get("learning_rate", 1e-3))
-    budget.warmup = settings.get("warmup", 0.0)
+    budget = Budget(asked.seconds, settings.get("learning_rate", 1e-3), settings.get("warmup", 0.0))
     callbacks = [budget]
     if settings.get("condense"):
         callbacks.append(CondenseCallback(on_epoch=False, on_batch=True))
