@@ -30,7 +30,7 @@ class Comparison:
 
 
 _MLP = {"backbone": "lipschitz_mlp", "sizes": {"widths": [512, 512, 256, 128]}, "temperature": 4.0}
-_MLP |= {"learning_rate": 7e-3, "batch_size": 1024, "affine": AFFINE}
+_MLP |= {"learning_rate": 3e-2, "batch_size": 1024, "affine": AFFINE}
 # The network of deel-lip's Getting_started_2, with the loss of its tutorial on multiclass HKR, and the network of
 # GloRo's own results on MNIST.
 _DEEL_TUTORIAL = {"network": "convnet", "channels": [16, 32], "convolutions": 1, "widths": [64]}
@@ -49,7 +49,13 @@ MNIST10K = Comparison(
     tuning_seconds=120.0,
     seeds=(0, 1, 2),
     settings={
-        "clustr_keras": [{**_MLP, "margin": margin} for margin in (2.5, 4.0)],
+        "clustr_keras": [
+            *({**_MLP, "margin": margin} for margin in (1.5, 2.5, 4.0, 5.0)),
+            {**_MLP, "margin": 4.0, "learning_rate": 1.5e-2},
+            {**_MLP, "margin": 4.0, "sizes": {"widths": [384, 384, 256, 128]}},
+            {**_MLP, "margin": 4.0, "batch_size": 2048, "learning_rate": 4e-2},
+            {**_MLP, "margin": 4.0, "affine": (1.0, 12.0, 0.1, 0.15)},
+        ],
         "deel-lip": [
             *({"loss": "tau", "tau": tau} for tau in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)),
             *({"loss": "tau", "tau": tau, "affine": AFFINE} for tau in (0.25, 0.5, 1.0, 4.0)),

@@ -4,12 +4,11 @@ Settings: `backbone` and its `sizes`; `temperature` and `margin` of `CertifiedMa
 `learning_rate`; `affine` or `crop_and_flip`, arguments of the augmentation.
 """
 
-import keras
 import numpy as np
 from budget import Budget
 from peer import arguments, write
 
-from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones
+from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
 from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split
 
 
@@ -25,7 +24,7 @@ if __name__ == "__main__":
     settings, data = asked.settings, np.load(asked.data)
     make = getattr(backbones, settings["backbone"])
     model = ClustrClassifier(make(data["x_train"].shape[1:], **settings.get("sizes", {})), num_classes=10)
-    model.compile(keras.optimizers.Adam(), CertifiedMarginLoss(settings["temperature"], settings["margin"]))
+    model.compile(lipschitz.orthogonal_optimizer(), CertifiedMarginLoss(settings["temperature"], settings["margin"]))
     split = Split(data["x_train"], data["y_train"])
     batches = ImageBatches(split, settings["batch_size"], augmentation(settings), seed=asked.seed)
     budget = Budget(asked.seconds, settings["learning_rate"])

@@ -13,7 +13,12 @@ from clustr_keras.consistency import ConsistencyTerm, FreeAdversarialTraining
 from clustr_keras.data.checks import check_images
 from clustr_keras.fit_checks import check_examples, check_fit_data
 from clustr_keras.heads import ClusterHead
-from clustr_keras.lipschitz import UnknownBoundError, fingerprint, is_one_lipschitz_by_construction
+from clustr_keras.lipschitz import (
+    UnknownBoundError,
+    fingerprint,
+    is_one_lipschitz_by_construction,
+    orthogonal_optimizer,
+)
 from clustr_keras.losses import CertifiedMarginLoss
 from clustr_keras.objective import Objective
 from clustr_keras.objective_model import ObjectiveModel
@@ -105,7 +110,7 @@ class ClustrClassifier(ObjectiveModel):
 
     def compile(
         self,
-        optimizer: str | dict[str, Any] | keras.optimizers.Optimizer = "adam",
+        optimizer: str | dict[str, Any] | keras.optimizers.Optimizer | None = None,
         loss: str | keras.losses.Loss | Callable[[Tensor, Tensor], Tensor] | None = None,
         loss_weights: Any = None,
         metrics: Sequence[Any] | None = ("accuracy",),
@@ -117,7 +122,8 @@ class ClustrClassifier(ObjectiveModel):
         """Configures training as `keras.Model.compile` does.
 
         Args:
-            optimizer: As for `keras.Model.compile`.
+            optimizer: As for `keras.Model.compile`; by default `lipschitz.orthogonal_optimizer()` for a backbone that
+                is 1-Lipschitz by construction, and Adam for any other.
             loss: Any Keras loss of the distance logits; `MagnetLoss` or `CenterMagnetLoss`, which act on embeddings;
                 by default a `CertifiedMarginLoss`. Where labels come without clusters `MagnetLoss` takes the head's
                 centers in the place of batch means.
@@ -132,6 +138,8 @@ class ClustrClassifier(ObjectiveModel):
         Raises:
             ValueError: If `xent_lambda` is negative, or `consistency` or `free` is something else.
         """
+        if optimizer is None:
+            optimizer = orthogonal_optimizer() if is_one_lipschitz_by_construction(self.backbone) else "adam"
         if loss is None:
             loss = CertifiedMarginLoss(temperature=self.head.temperature)
         if isinstance(metrics, tuple | list):

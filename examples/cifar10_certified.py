@@ -14,6 +14,7 @@ import keras
 from clustr_keras import CertifiedAccuracy, CertifiedMarginLoss, ClustrClassifier
 from clustr_keras.backbones import lipschitz_convnet
 from clustr_keras.data import ImageBatches, as_floats, default_augmentation, load
+from clustr_keras.lipschitz import orthogonal_optimizer
 from clustr_keras.training import EpochCheckpoint
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,7 +26,7 @@ asked = parser.parse_args()
 
 keras.utils.set_random_seed(0)
 data = load(asked.data, asked.data_dir)
-batches = ImageBatches(data.train, batch_size=256, augmentation=default_augmentation(data.name))
+batches = ImageBatches(data.train, batch_size=512, augmentation=default_augmentation(data.name))
 
 # 1-Lipschitz by construction: orthogonal convolutions and dense layers, and MaxMin between them.
 backbone = lipschitz_convnet(data.image_shape)
@@ -34,9 +35,9 @@ model = ClustrClassifier(backbone, data.num_classes, class_names=data.class_name
 # The learning rate rises for a twentieth of all steps, then falls to 0 along a cosine.
 steps = asked.epochs * len(batches)
 rising = round(0.05 * steps)
-schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - rising, warmup_target=5e-3, warmup_steps=rising)
+schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - rising, warmup_target=2e-2, warmup_steps=rising)
 model.compile(
-    keras.optimizers.Adam(schedule),
+    orthogonal_optimizer(schedule),
     CertifiedMarginLoss(temperature=8.0, margin=0.8),
     metrics=["accuracy", CertifiedAccuracy(36 / 255)],
 )

@@ -19,7 +19,7 @@ epochs = parser.parse_args().epochs
 keras.utils.set_random_seed(0)
 (x_train, y_train), (x_test, y_test) = load_digits()
 model = ClustrClassifier(lipschitz_mlp((8, 8, 1), widths=(128, 128, 64)), num_classes=10)
-model.compile(keras.optimizers.Adam(5e-3), CertifiedMarginLoss(temperature=4.0, margin=0.8), metrics=["accuracy"])
+model.compile(loss=CertifiedMarginLoss(temperature=4.0, margin=0.8), metrics=["accuracy"])
 model.fit(x_train, y_train, epochs=epochs, batch_size=64, verbose=2)
 
 certificate = model.certify(x_test)

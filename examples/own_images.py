@@ -15,6 +15,7 @@ import numpy as np
 
 from clustr_keras import CertifiedAccuracy, CertifiedMarginLoss, ClustrClassifier
 from clustr_keras.backbones import lipschitz_convnet
+from clustr_keras.lipschitz import orthogonal_optimizer
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("folder", type=pathlib.Path)
@@ -40,7 +41,7 @@ train, held_back = train.map(as_pixels), held_back.map(as_pixels)
 
 model = ClustrClassifier(lipschitz_convnet((asked.size, asked.size, 3)), len(class_names), class_names=class_names)
 model.compile(
-    keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(5e-3, asked.epochs * len(train))),
+    orthogonal_optimizer(keras.optimizers.schedules.CosineDecay(1e-2, asked.epochs * len(train))),
     CertifiedMarginLoss(temperature=8.0, margin=2 * asked.radius),
     metrics=["accuracy", CertifiedAccuracy(asked.radius)],
 )

@@ -80,7 +80,7 @@ def test_cifar10_paper_has_the_published_settings_and_goes_on_where_it_was(examp
 
 
 def test_cifar10_certified_has_the_settings_of_the_recipe_and_goes_on_where_it_was(example, tmp_path):
-    arguments = ("--data", "digits", "--epochs", 2)
+    arguments = ("--data", "digits", "--epochs", 8)
     names, printed = example("cifar10_certified.py", *arguments)
     data, recipe, trained = load("digits"), certified_recipe("cifar10"), names["model"]
     assert (trained.loss.temperature, trained.loss.margin) == (recipe.temperature, recipe.margin)

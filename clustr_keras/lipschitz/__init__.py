@@ -21,6 +21,7 @@ from clustr_keras.lipschitz.group_sort import GroupSort
 from clustr_keras.lipschitz.householder import HouseholderActivation
 from clustr_keras.lipschitz.l2_norm_pooling import L2NormPooling
 from clustr_keras.lipschitz.layers import MaxMin, OrthogonalDense, Orthonormal
+from clustr_keras.lipschitz.optimizer import orthogonal_optimizer
 from clustr_keras.lipschitz.orthogonal_conv import OrthogonalConv2D
 from clustr_keras.lipschitz.registry import LayerBound, Rounding, register
 from clustr_keras.lipschitz.residual import LipschitzResidual
@@ -54,6 +55,7 @@ __all__ = [
     "merging",
     "moving",
     "one_lipschitz",
+    "orthogonal_optimizer",
     "pooling",
     "reductions",
     "register",

@@ -10,6 +10,7 @@ import numpy as np
 from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp, lipschitz_resnet
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import CropAndFlip, RandomAffine, Split
+from clustr_keras.lipschitz import orthogonal_optimizer
 from clustr_keras.losses import CertifiedMarginLoss
 from clustr_keras.metrics import CertifiedAccuracy
 from clustr_keras.training.plain_batches import plain_batches
@@ -30,7 +31,7 @@ class CertifiedRecipe:
             defaults for the resolution of the images otherwise.
         clusters_per_class: Integer K.
         temperature, margin: Of the `CertifiedMarginLoss`; the margin is about twice the radius aimed at.
-        learning_rate: Peak of Adam's learning rate, which falls to 0 along a cosine.
+        learning_rate: Peak of the learning rate of `lipschitz.orthogonal_optimizer`; it falls to 0 along a cosine.
         warmup: Share of all steps in which the learning rate rises to its peak.
         epochs, batch_size: As for `fit`.
         augmentation: What the training images go through, called with a batch and a random generator, or `None`.
@@ -43,10 +44,10 @@ class CertifiedRecipe:
     clusters_per_class: int = 1
     temperature: float = 4.0
     margin: float = 0.8
-    learning_rate: float = 5e-3
+    learning_rate: float = 2e-2
     warmup: float = 0.0
     epochs: int = 60
-    batch_size: int = 64
+    batch_size: int = 128
     augmentation: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     watched_radius: float = 0.3
     seed: int = 0
@@ -74,10 +75,10 @@ def certified_recipe(data: str = "digits", seed: int = 0) -> CertifiedRecipe:
     if name in _LIKE_MNIST:
         return CertifiedRecipe(
             margin=4.0,
-            learning_rate=7e-3,
+            learning_rate=4e-2,
             warmup=0.05,
             epochs=600,
-            batch_size=1024,
+            batch_size=2048,
             augmentation=RandomAffine(),
             watched_radius=1.0,
             seed=seed,
@@ -88,7 +89,7 @@ def certified_recipe(data: str = "digits", seed: int = 0) -> CertifiedRecipe:
             temperature=8.0,
             warmup=0.05,
             epochs=300,
-            batch_size=256,
+            batch_size=512,
             augmentation=CropAndFlip(),
             watched_radius=36 / 255,
             seed=seed,
@@ -177,7 +178,7 @@ def fit_certified(
         batches.epoch = initial_epoch
         schedule = ResumedSchedule(schedule, initial_epoch * len(batches))
     model.compile(
-        keras.optimizers.Adam(schedule),
+        orthogonal_optimizer(schedule),
         CertifiedMarginLoss(recipe.temperature, recipe.margin),
         metrics=["accuracy", CertifiedAccuracy(recipe.watched_radius)],
     )

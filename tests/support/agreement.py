@@ -9,6 +9,7 @@ from clustr_keras.backbones.resnet import _basic_block
 from clustr_keras.backend import input_gradient
 from clustr_keras.consistency import QTRADES
 from clustr_keras.data import load_digits
+from clustr_keras.lipschitz import orthogonal_optimizer
 from support import parts
 from support.gradients import compiled_value, value_and_gradients
 from support.parts import assign_numpy_weights
@@ -33,6 +34,7 @@ def models():
     return {
         "mlp, SGD": (mlp, {"optimizer": keras.optimizers.SGD(0.05, momentum=0.9), **certified}),
         "convnet, Adam": (convnet, {"optimizer": keras.optimizers.Adam(5e-3), **certified}),
+        "mlp, Muon": (mlp, {"optimizer": orthogonal_optimizer(2e-2), **certified}),
         "resnet, QTRADES": (
             resnet,
             {"optimizer": keras.optimizers.SGD(0.02), "loss": cross_entropy, "consistency": QTRADES(1.0, eps=0.1)},

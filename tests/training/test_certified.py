@@ -9,7 +9,7 @@ from clustr_keras.data import CropAndFlip, RandomAffine
 from clustr_keras.training import CertifiedRecipe, certified_recipe, train_certified
 from clustr_keras.training.certified import _schedule, fit_certified, make_certified
 
-TINY = CertifiedRecipe(sizes={"widths": (32, 16)}, epochs=2, augmentation=RandomAffine())
+TINY = CertifiedRecipe(sizes={"widths": (32, 16)}, epochs=2, batch_size=64, augmentation=RandomAffine())
 
 
 def weights_of(digits, recipe):
