@@ -92,7 +92,7 @@ MNIST10K = Comparison(
 def _convnet(channels, margin):
     sizes = {"channels": channels, "dense": [256, 128]}
     settings = {"backbone": "lipschitz_convnet", "sizes": sizes, "temperature": 8.0, "margin": margin}
-    return settings | {"learning_rate": 5e-3, "batch_size": 256, "crop_and_flip": 4}
+    return settings | {"learning_rate": 2e-2, "batch_size": 512, "crop_and_flip": 4}
 
 
 _DEEL_POOLED = {"network": "convnet", "channels": [32, 64], "widths": [256], "crop_and_flip": 4}
@@ -109,8 +109,8 @@ CIFAR10 = Comparison(
     seeds=(0, 1, 2),
     settings={
         "clustr_keras": [
-            *(_convnet([32, 64], margin) for margin in (0.6, 0.8, 1.0)),
-            *(_convnet(channels, 0.8) for channels in ([16, 32], [24, 48])),
+            *(_convnet([24, 48], margin) for margin in (0.5, 0.65, 0.8, 1.0)),
+            *(_convnet(channels, 0.8) for channels in ([16, 32], [32, 64])),
         ],
         "deel-lip": [
             *({**_DEEL_DOWNSAMPLED, "loss": "tau", "tau": tau} for tau in (1.0, 3.0, 10.0, 30.0, 100.0)),

@@ -1,5 +1,7 @@
 """Cost of orthogonality: a training step of the Lipschitz MLP against plain Dense layers, and condensed inference.
 
+Steps are compared under Adam, under `orthogonal_optimizer`, and as each is usual: plain layers under Adam, ours not.
+
 Run: python benchmarks/certified_step.py
 """
 
@@ -13,7 +15,7 @@ from results import machine, write_results
 
 from clustr_keras import ClustrClassifier
 from clustr_keras.backbones import lipschitz_mlp
-from clustr_keras.lipschitz import MaxMin, condense
+from clustr_keras.lipschitz import MaxMin, condense, orthogonal_optimizer
 
 INPUT_SHAPE = (28, 28, 1)
 WIDTHS = (512, 512, 256, 128)
@@ -56,17 +58,19 @@ def row(run, batch_size, times):
     }
 
 
-def training(batch_size):
-    """A step of `train_on_batch`, with Adam and the certified margin loss."""
+def training(batch_size, plain_optimizer, our_optimizer):
+    """A step of `train_on_batch` with the certified margin loss."""
     rng = np.random.default_rng(SEED)
     images = tf.constant(rng.uniform(size=(batch_size, *INPUT_SHAPE)), "float32")
     labels = tf.constant(rng.integers(0, 10, size=batch_size), "int32")
     steps = {}
-    for name, backbone in (("plain", plain_mlp()), ("ours", lipschitz_mlp(INPUT_SHAPE, WIDTHS))):
+    networks = (("plain", plain_mlp(), plain_optimizer), ("ours", lipschitz_mlp(INPUT_SHAPE, WIDTHS), our_optimizer))
+    for name, backbone, make_optimizer in networks:
         model = ClustrClassifier(backbone, num_classes=10)
-        model.compile(keras.optimizers.Adam(2e-3), metrics=[])
+        model.compile(make_optimizer(2e-3), metrics=[])
         steps[name] = lambda model=model: model.train_on_batch(images, labels)
-    return row("training step", batch_size, seconds(steps))
+    names = " and ".join(make().name for make in (plain_optimizer, our_optimizer))
+    return row(f"training step, {names}", batch_size, seconds(steps))
 
 
 def inference(batch_size):
@@ -80,6 +84,8 @@ def inference(batch_size):
 
 
 if __name__ == "__main__":
-    rows = [training(batch_size) for batch_size in (128, 256, 512, 1024)]
+    adam, muon = keras.optimizers.Adam, orthogonal_optimizer
+    pairs = ((adam, adam), (muon, muon), (adam, muon))
+    rows = [training(batch_size, *pair) for pair in pairs for batch_size in (128, 512, 1024, 2048)]
     rows += [inference(batch_size) for batch_size in (32, 256)]
     write_results(__file__, rows)

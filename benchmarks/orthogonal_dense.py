@@ -20,8 +20,9 @@ Optimizers of kernels that are retracted after each step:
 - momentum in the tangent space: Adam whose first moment and step are projected at each new kernel;
 - Riemannian Adam: that with one second moment for a whole kernel (Becigneul and Ganea, ICLR 2019);
 - Cayley Adam: that with steps along the Cayley transform's curve (Li, Fuxin and Todorovic, ICLR 2020);
-- Muon: `OrthogonalDense` under Keras' optimizer of that name, whose steps are the momentum's nearest orthogonal matrix,
-  found by some iterations, as long as those of Adam (Jordan et al., 2024; Liu et al., Muon is scalable, 2025).
+- Muon: Keras' optimizer of that name, whose steps are the momentum's nearest orthogonal matrix, found by some
+  iterations, as long as those of Adam (Jordan et al., 2024; Liu et al., Muon is scalable, 2025); and our setting of it,
+  `orthogonal_optimizer`, where nothing decays and the momentum is shorter.
 """
 
 import argparse
@@ -36,10 +37,10 @@ from results import machine, write_results
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, lipschitz
 from clustr_keras.data import ImageBatches, RandomAffine, Split, as_floats, load
-from clustr_keras.lipschitz import MaxMin, OrthogonalDense, Orthonormal
+from clustr_keras.lipschitz import MaxMin, OrthogonalDense, Orthonormal, orthogonal_optimizer
 
 COMPARISON = COMPARISONS["mnist10k"]
-SETTINGS = COMPARISON.settings["clustr_keras"][1]
+SETTINGS = next(settings for settings in COMPARISON.settings["clustr_keras"] if settings["margin"] == 4.0)
 
 
 def _newton_schulz(w):
@@ -192,8 +193,16 @@ class CayleyAdam(RiemannianAdam):
         return y
 
 
-# Layer, optimizer, peaks of the learning rate.
 _RATES = (3.5e-3, 7e-3, 1.4e-2)
+_MUON_RATES = (1.5e-2, 3e-2, 6e-2)
+
+
+def _muon(steps):
+    """`orthogonal_optimizer` with another number of iterations."""
+    return functools.partial(orthogonal_optimizer, ns_steps=steps)
+
+
+# Layer, optimizer, peaks of the learning rate.
 WAYS = {
     "OrthogonalDense": (OrthogonalDense, keras.optimizers.Adam, _RATES),
     "retraction alone": (Retracted, keras.optimizers.Adam, _RATES),
@@ -203,10 +212,13 @@ WAYS = {
     "momentum in the tangent space": (Retracted, TangentAdam, _RATES),
     "Riemannian Adam": (Retracted, RiemannianAdam, _RATES),
     "Cayley Adam": (Retracted, CayleyAdam, _RATES),
+    "OrthogonalDense under Keras' Muon": (OrthogonalDense, keras.optimizers.Muon, _RATES),
     **{
-        f"Muon, {steps} iterations": (OrthogonalDense, functools.partial(keras.optimizers.Muon, ns_steps=steps), _RATES)
+        f"OrthogonalDense under ours, {steps} iterations": (OrthogonalDense, _muon(steps), _MUON_RATES)
         for steps in (2, 3, 5)
     },
+    "Cayley under ours": (Cayley, _muon(3), _MUON_RATES),
+    "block reflector under ours": (BlockReflector, _muon(3), _MUON_RATES),
 }
 
 

@@ -59,7 +59,7 @@ class ClustrClassifier(ObjectiveModel):
     Example:
 
     >>> model = ClustrClassifier(lipschitz_mlp((8, 8, 1)), num_classes=10)
-    >>> model.compile("adam")
+    >>> model.compile()
     >>> model.fit(x_train, y_train, epochs=20)
     >>> model.certify(x_test).certified_radius
 
