@@ -24,7 +24,7 @@ class KerasDocstrings(griffe.Extension):
         if "_HOMES" in mod.members:
             homes = ast.literal_eval(str(mod.members["_HOMES"].value))
             for name, home in homes.items():
-                full = home if home.startswith("clustr_keras") else f"clustr_keras.{home}"
+                full = home if home.startswith("clustr_keras") else f"{mod.path}.{home}"
                 mod.set_member(name, griffe.Alias(name, f"{full}.{name}", parent=mod))
             mod.exports = list(homes)
 
