@@ -14,3 +14,8 @@ class Budget(Timed, keras.callbacks.Callback):
 
     def __init__(self, seconds, learning_rate, warmup=0.05):
         super().__init__(seconds, learning_rate, warmup)
+
+
+def fit_within(budget, model, batches, callbacks=()):
+    """Trains until a budget is spent."""
+    model.fit(batches, epochs=10**6, verbose=0, shuffle=False, callbacks=[budget, *callbacks])

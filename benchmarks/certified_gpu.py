@@ -20,7 +20,8 @@ import time
 import jax
 import keras
 import numpy as np
-from budget import Budget
+from accuracies import accuracies
+from budget import Budget, fit_within
 from results import machine, write_results
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, certificates, lipschitz
@@ -59,7 +60,7 @@ def measured(data, settings, seconds, seed, batch_size=512):
         Split(data["x_train"], data["y_train"]), batch_size, CropAndFlip(), seed=seed, drop_remainder=True
     )
     budget = Budget(seconds, learning_rate=1e-2)
-    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget], shuffle=False)
+    fit_within(budget, model, batches)
     # What is evaluated are fixed kernels, in IEEE float32: the GPU would multiply in TF32.
     condensed = lipschitz.condense(model.backbone)
     bound = lipschitz.bound(condensed).value
@@ -67,11 +68,9 @@ def measured(data, settings, seconds, seed, batch_size=512):
         embeddings = condensed.predict(as_floats(data["x_test"]), batch_size=500, verbose=0)
         logits = certificates.distance_logits(embeddings, keras.ops.convert_to_tensor(model.head.centers))
         logits = keras.ops.convert_to_numpy(logits) / bound
-    own = logits[np.arange(len(logits)), data["y_test"]]
     return {
         "settings": json.dumps(settings),
-        "clean": round(100 * float(np.mean(np.argmax(logits, axis=-1) == data["y_test"])), 2),
-        **{f"at {radius:.3f}": round(100 * float(np.mean(own >= radius)), 2) for radius in RADII},
+        **accuracies(logits, data["y_test"], RADII),
         "lipschitz_bound": f"{bound:.7f}",
         "training_s": round(budget.clock.spent),
         "epochs": round(budget.steps / len(batches), 1),

@@ -19,12 +19,12 @@ the distance logits, y the class, T the temperature and m the margin:
 import argparse
 
 import keras
-from budget import Budget
+from budget import Budget, fit_within
 from certified_settings import COMPARISONS
 from keras import ops
 from results import machine, write_results
 
-from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones
+from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
 from clustr_keras.data import ImageBatches, RandomAffine, Split, as_floats, load
 
 COMPARISON = COMPARISONS["mnist10k"]
@@ -91,14 +91,12 @@ def train(data, seconds, margin=0.0, temperature=TEMPERATURE, is_rising=False, c
     model = ClustrClassifier(backbone, num_classes=10, clusters_per_class=clusters)
     make_loss = Variant if settings or is_rising else CertifiedMarginLoss
     loss = make_loss(margin=margin, temperature=temperature, **settings)
-    model.compile(keras.optimizers.Adam(), loss)
+    model.compile(lipschitz.orthogonal_optimizer(), loss)
     split = Split(as_floats(data.train.images), data.train.labels)
     batches = ImageBatches(split, SETTINGS["batch_size"], RandomAffine(*SETTINGS["affine"]), seed=0)
-    callbacks = [Budget(seconds, SETTINGS["learning_rate"])]
-    if is_rising:
-        callbacks.append(Rising(loss, margin, callbacks[0]))
-    model.fit(batches, epochs=10**6, verbose=0, callbacks=callbacks)
-    return model, callbacks[0]
+    budget = Budget(seconds, SETTINGS["learning_rate"])
+    fit_within(budget, model, batches, [Rising(loss, margin, budget)] if is_rising else [])
+    return model, budget
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ optimizer, whose steps are of matrices, which the kernels of the others are not.
 import argparse
 
 import keras
-import numpy as np
 import tensorflow as tf
-from budget import Budget
+from accuracies import accuracies
+from budget import Budget, fit_within
 from results import machine, write_results
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, lipschitz
@@ -182,14 +182,11 @@ def measured(name, dataset, seconds, seed):
     split = Split(dataset.train.images[:10_000], dataset.train.labels[:10_000])
     budget = Budget(seconds, learning_rate)
     batches = ImageBatches(split, 256, CropAndFlip(), seed=seed)
-    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget])
-    labels = dataset.test.labels
+    fit_within(budget, model, batches)
     logits = model.predict(as_floats(dataset.test.images), batch_size=500, verbose=0)
-    own = logits[np.arange(len(labels)), labels]
     return {
         "convolution": name,
-        "clean": round(100 * float(np.mean(np.argmax(logits, axis=-1) == labels)), 1),
-        f"certified at {RADIUS:.3f}": round(100 * float(np.mean(own >= RADIUS)), 1),
+        **accuracies(logits, dataset.test.labels, [RADIUS]),
         "ms_per_step": round(1000 * seconds / budget.steps),
         "epochs": round(budget.steps / len(batches), 1),
         "seconds": seconds,

@@ -31,7 +31,8 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
-from budget import Budget
+from accuracies import accuracies
+from budget import Budget, fit_within
 from certified_settings import COMPARISONS
 from results import machine, write_results
 
@@ -246,15 +247,12 @@ def measured(name, learning_rate, dataset, seconds):
     split = Split(as_floats(dataset.train.images), dataset.train.labels)
     batches = ImageBatches(split, SETTINGS["batch_size"], RandomAffine(*SETTINGS["affine"]), seed=0)
     budget = Budget(seconds, learning_rate)
-    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget])
-    labels = dataset.test.labels
+    fit_within(budget, model, batches)
     logits = model.predict(as_floats(dataset.test.images), batch_size=500, verbose=0)
-    own = logits[np.arange(len(labels)), labels]
     return {
         "way": name,
         "learning_rate": learning_rate,
-        "clean": round(100 * float(np.mean(logits.argmax(-1) == labels)), 1),
-        **{f"at {radius:g}": round(100 * float(np.mean(own >= radius)), 1) for radius in COMPARISON.radii},
+        **accuracies(logits, dataset.test.labels, COMPARISON.radii),
         "ms_per_step": round(1000 * budget.clock.spent / budget.steps, 1),
         "epochs": round(budget.steps / len(batches)),
         "defect": f"{defect(model):.1g}",

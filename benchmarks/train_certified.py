@@ -5,7 +5,7 @@ Settings: `backbone` and its `sizes`; `temperature` and `margin` of `CertifiedMa
 """
 
 import numpy as np
-from budget import Budget
+from budget import Budget, fit_within
 from peer import arguments, write
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
@@ -28,6 +28,6 @@ if __name__ == "__main__":
     split = Split(data["x_train"], data["y_train"])
     batches = ImageBatches(split, settings["batch_size"], augmentation(settings), seed=asked.seed)
     budget = Budget(asked.seconds, settings["learning_rate"])
-    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget])
+    fit_within(budget, model, batches)
     certificate = model.certify(data["x_test"], method="exact")
     write(asked, certificate.class_ids, certificate.radius, budget.clock, budget.steps / len(batches))
