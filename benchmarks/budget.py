@@ -5,6 +5,8 @@ import sys
 
 import keras
 
+from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "peers"))
 from clock import Timed
 
@@ -19,3 +21,13 @@ class Budget(Timed, keras.callbacks.Callback):
 def fit_within(budget, model, batches, callbacks=()):
     """Trains until a budget is spent."""
     model.fit(batches, epochs=10**6, verbose=0, shuffle=False, callbacks=[budget, *callbacks])
+
+
+def batches_of(images, labels, settings, seed=0):
+    """Training batches by settings of `certified_settings.py`: `batch_size`; `affine` or `crop_and_flip`, if any."""
+    augmentation = None
+    if "affine" in settings:
+        augmentation = RandomAffine(*settings["affine"])
+    elif "crop_and_flip" in settings:
+        augmentation = CropAndFlip(settings["crop_and_flip"])
+    return ImageBatches(Split(images, labels), settings["batch_size"], augmentation, seed=seed)

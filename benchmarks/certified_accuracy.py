@@ -30,6 +30,7 @@ import venv
 
 import matplotlib.pyplot as plt
 import numpy as np
+from accuracies import share_at
 from certified_settings import COMPARISONS
 from results import machine, write_results
 
@@ -136,11 +137,6 @@ class Trainings:
             "trained with": str(result["versions"]),
             **machine(),
         }
-
-
-def share_at(radius, is_right, limit):
-    """Certified accuracy at a radius, in percent."""
-    return round(100 * float(np.mean(is_right & (radius >= limit))), 3)
 
 
 def tuned(trainings, libraries):

@@ -20,7 +20,7 @@ import time
 import jax
 import keras
 import numpy as np
-from accuracies import accuracies
+from accuracies import accuracies_of_logits
 from budget import Budget, fit_within
 from results import machine, write_results
 
@@ -70,7 +70,7 @@ def measured(data, settings, seconds, seed, batch_size=512):
         logits = keras.ops.convert_to_numpy(logits) / bound
     return {
         "settings": json.dumps(settings),
-        **accuracies(logits, data["y_test"], RADII),
+        **accuracies_of_logits(logits, data["y_test"], RADII),
         "lipschitz_bound": f"{bound:.7f}",
         "training_s": round(budget.clock.spent),
         "epochs": round(budget.steps / len(batches), 1),

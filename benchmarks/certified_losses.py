@@ -19,13 +19,14 @@ the distance logits, y the class, T the temperature and m the margin:
 import argparse
 
 import keras
-from budget import Budget, fit_within
+from accuracies import accuracies
+from budget import Budget, batches_of, fit_within
 from certified_settings import COMPARISONS
 from keras import ops
 from results import machine, write_results
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
-from clustr_keras.data import ImageBatches, RandomAffine, Split, as_floats, load
+from clustr_keras.data import as_floats, load
 
 COMPARISON = COMPARISONS["mnist10k"]
 SETTINGS = COMPARISON.settings["clustr_keras"][0]
@@ -92,8 +93,7 @@ def train(data, seconds, margin=0.0, temperature=TEMPERATURE, is_rising=False, c
     make_loss = Variant if settings or is_rising else CertifiedMarginLoss
     loss = make_loss(margin=margin, temperature=temperature, **settings)
     model.compile(lipschitz.orthogonal_optimizer(), loss)
-    split = Split(as_floats(data.train.images), data.train.labels)
-    batches = ImageBatches(split, SETTINGS["batch_size"], RandomAffine(*SETTINGS["affine"]), seed=0)
+    batches = batches_of(as_floats(data.train.images), data.train.labels, SETTINGS)
     budget = Budget(seconds, SETTINGS["learning_rate"])
     fit_within(budget, model, batches, [Rising(loss, margin, budget)] if is_rising else [])
     return model, budget
@@ -108,10 +108,8 @@ if __name__ == "__main__":
     for name, variant in VARIANTS.items():
         model, budget = train(mnist, asked.seconds, **variant)
         certificate = model.certify(as_floats(mnist.test.images), method="exact")
-        is_right = certificate.class_ids == mnist.test.labels
-        shares = {f"at {r:g}": f"{100 * (is_right & (certificate.radius >= r)).mean():.1f}" for r in COMPARISON.radii}
-        clean = f"{100 * is_right.mean():.1f}"
-        row = {"loss": name, "clean": clean, **shares, "steps": budget.steps, "cpu_s": f"{budget.clock.cpu:.0f}"}
+        shares = accuracies(certificate.class_ids, certificate.radius, mnist.test.labels, COMPARISON.radii)
+        row = {"loss": name, **shares, "steps": budget.steps, "cpu_s": f"{budget.clock.cpu:.0f}"}
         rows.append({**row, "training_s": f"{budget.clock.spent:.0f}", "seed": 0, **machine()})
         print(rows[-1], flush=True)
     write_results(__file__, rows)

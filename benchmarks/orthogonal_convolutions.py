@@ -24,7 +24,7 @@ import argparse
 
 import keras
 import tensorflow as tf
-from accuracies import accuracies
+from accuracies import accuracies_of_logits
 from budget import Budget, fit_within
 from results import machine, write_results
 
@@ -186,7 +186,7 @@ def measured(name, dataset, seconds, seed):
     logits = model.predict(as_floats(dataset.test.images), batch_size=500, verbose=0)
     return {
         "convolution": name,
-        **accuracies(logits, dataset.test.labels, [RADIUS]),
+        **accuracies_of_logits(logits, dataset.test.labels, [RADIUS]),
         "ms_per_step": round(1000 * seconds / budget.steps),
         "epochs": round(budget.steps / len(batches), 1),
         "seconds": seconds,

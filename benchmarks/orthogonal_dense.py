@@ -31,13 +31,13 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
-from accuracies import accuracies
-from budget import Budget, fit_within
+from accuracies import accuracies_of_logits
+from budget import Budget, batches_of, fit_within
 from certified_settings import COMPARISONS
 from results import machine, write_results
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, lipschitz
-from clustr_keras.data import ImageBatches, RandomAffine, Split, as_floats, load
+from clustr_keras.data import as_floats, load
 from clustr_keras.lipschitz import MaxMin, OrthogonalDense, Orthonormal, orthogonal_optimizer
 
 COMPARISON = COMPARISONS["mnist10k"]
@@ -244,15 +244,14 @@ def measured(name, learning_rate, dataset, seconds):
     keras.utils.set_random_seed(0)
     model = classifier(dense, SETTINGS["sizes"]["widths"])
     model.compile(optimizer(), CertifiedMarginLoss(SETTINGS["temperature"], SETTINGS["margin"]))
-    split = Split(as_floats(dataset.train.images), dataset.train.labels)
-    batches = ImageBatches(split, SETTINGS["batch_size"], RandomAffine(*SETTINGS["affine"]), seed=0)
+    batches = batches_of(as_floats(dataset.train.images), dataset.train.labels, SETTINGS)
     budget = Budget(seconds, learning_rate)
     fit_within(budget, model, batches)
     logits = model.predict(as_floats(dataset.test.images), batch_size=500, verbose=0)
     return {
         "way": name,
         "learning_rate": learning_rate,
-        **accuracies(logits, dataset.test.labels, COMPARISON.radii),
+        **accuracies_of_logits(logits, dataset.test.labels, COMPARISON.radii),
         "ms_per_step": round(1000 * budget.clock.spent / budget.steps, 1),
         "epochs": round(budget.steps / len(batches)),
         "defect": f"{defect(model):.1g}",

@@ -5,19 +5,10 @@ Settings: `backbone` and its `sizes`; `temperature` and `margin` of `CertifiedMa
 """
 
 import numpy as np
-from budget import Budget, fit_within
+from budget import Budget, batches_of, fit_within
 from peer import arguments, write
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
-from clustr_keras.data import CropAndFlip, ImageBatches, RandomAffine, Split
-
-
-def augmentation(settings):
-    """What the settings ask for, `None` if nothing."""
-    if "affine" in settings:
-        return RandomAffine(*settings["affine"])
-    return CropAndFlip(settings["crop_and_flip"]) if "crop_and_flip" in settings else None
-
 
 if __name__ == "__main__":
     asked = arguments()
@@ -25,8 +16,7 @@ if __name__ == "__main__":
     make = getattr(backbones, settings["backbone"])
     model = ClustrClassifier(make(data["x_train"].shape[1:], **settings.get("sizes", {})), num_classes=10)
     model.compile(lipschitz.orthogonal_optimizer(), CertifiedMarginLoss(settings["temperature"], settings["margin"]))
-    split = Split(data["x_train"], data["y_train"])
-    batches = ImageBatches(split, settings["batch_size"], augmentation(settings), seed=asked.seed)
+    batches = batches_of(data["x_train"], data["y_train"], settings, asked.seed)
     budget = Budget(asked.seconds, settings["learning_rate"])
     fit_within(budget, model, batches)
     certificate = model.certify(data["x_test"], method="exact")
