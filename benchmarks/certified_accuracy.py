@@ -5,9 +5,9 @@ holds the data set. Writes results/certified_accuracy.*, or results/certified_ac
 
 Every setting of `certified_settings.py` is first trained on seed 0, for the seconds of tuning: one training for each
 core at a time, each on a core of its own. For each target radius and library, the setting with the best certified
-accuracy on the test images goes on to the full time, the whole machine, and all seeds. That flatters all of them a
-little, since these images choose; those of this project were found in some sixty trials before, on the same images.
-With 2,000 of them one standard error is about a point.
+accuracy on the test images goes on to the full time, the whole machine, and all seeds; so do its `finalists`. That
+flatters all of them a little, since these images choose; those of this project were found in some sixty trials before,
+on the same images. With 2,000 of them one standard error is about a point.
 
 Each finished training is a line of `results/certified_accuracy_trainings.jsonl`, so that a run goes on where it was
 stopped; `--only-table` makes the table of what is there. `cpu_s` shows what a training got of the machine. Radii are in
@@ -31,7 +31,7 @@ import venv
 import matplotlib.pyplot as plt
 import numpy as np
 from accuracies import share_at
-from certified_settings import COMPARISONS
+from certified_settings import COMPARISONS, MORE_AFFINE
 from results import machine, write_results
 
 from clustr_keras.data import as_floats, load
@@ -196,7 +196,10 @@ def in_words(library, settings):
     """What a legend calls a setting."""
     words = [settings[key] for key in ("network", "loss") if key in settings]
     words += [f"{key} {settings[key]:.3g}" for key in ("margin", "tau", "alpha", "epsilon") if key in settings]
-    words += ["augmented"] if library != OURS and {"affine", "crop_and_flip"} & set(settings) else []
+    if settings.get("affine") == MORE_AFFINE:
+        words.append("augmented more")
+    elif library != OURS and {"affine", "crop_and_flip"} & set(settings):
+        words.append("augmented")
     return f"{library}: {', '.join(words)}"
 
 
@@ -234,7 +237,8 @@ if __name__ == "__main__":
     tuning = tuned(trainings, asked.only)
     results = []
     for library in asked.only:
-        for settings in chosen(tuning[library], comparison.targets):
+        finalists = chosen(tuning[library], comparison.targets) + comparison.finalists.get(library, [])
+        for settings in finalists:
             rows = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
             results.append((library, settings, [row for row in rows if row is not None]))
     results = [result for result in results if result[2]]

@@ -3,6 +3,7 @@
 import dataclasses
 
 AFFINE = (0.5, 8.0, 0.05, 0.1)
+MORE_AFFINE = (1.0, 12.0, 0.1, 0.15)
 TRADES = "sparse_trades_kl.1.5"
 
 
@@ -18,6 +19,7 @@ class Comparison:
         tuning_seconds: Of a training that is there to choose settings, on one core.
         seeds: Of the trainings that are reported.
         settings: Library -> list of settings.
+        finalists: Library -> list of settings that go on as well, since a short training cannot show what they are for.
     """
 
     examples: int | None
@@ -27,10 +29,12 @@ class Comparison:
     tuning_seconds: float
     seeds: tuple[int, ...]
     settings: dict[str, list[dict]]
+    finalists: dict[str, list[dict]] = dataclasses.field(default_factory=dict)
 
 
 _MLP = {"backbone": "lipschitz_mlp", "sizes": {"widths": [512, 512, 256, 128]}, "temperature": 4.0}
 _MLP |= {"learning_rate": 3e-2, "batch_size": 1024, "affine": AFFINE}
+_LARGE_BATCHES = {**_MLP, "batch_size": 2048, "learning_rate": 4e-2}
 # The network of deel-lip's Getting_started_2, with the loss of its tutorial on multiclass HKR, and the network of
 # GloRo's own results on MNIST.
 _DEEL_TUTORIAL = {"network": "convnet", "channels": [16, 32], "convolutions": 1, "widths": [64]}
@@ -53,8 +57,8 @@ MNIST10K = Comparison(
             *({**_MLP, "margin": margin} for margin in (1.5, 2.5, 4.0, 5.0)),
             {**_MLP, "margin": 4.0, "learning_rate": 1.5e-2},
             {**_MLP, "margin": 4.0, "sizes": {"widths": [384, 384, 256, 128]}},
-            {**_MLP, "margin": 4.0, "batch_size": 2048, "learning_rate": 4e-2},
-            {**_MLP, "margin": 4.0, "affine": (1.0, 12.0, 0.1, 0.15)},
+            {**_LARGE_BATCHES, "margin": 4.0},
+            {**_MLP, "margin": 4.0, "affine": MORE_AFFINE},
         ],
         "deel-lip": [
             *({"loss": "tau", "tau": tau} for tau in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)),
@@ -85,6 +89,11 @@ MNIST10K = Comparison(
             {**_GLORO_FAST, "network": "mlp", "epsilon": 1.58, "loss": TRADES},
             {**_GLORO_FAST, "network": "mlp", "epsilon": 1.58, "loss": "sparse_crossentropy"},
         ],
+    },
+    # More augmentation pays after hundreds of epochs only.
+    finalists={
+        "clustr_keras": [{**_LARGE_BATCHES, "margin": 4.0, "affine": MORE_AFFINE}],
+        "deel-lip": [{**_DEEL_FAST, "loss": "tau", "tau": 1.0, "affine": MORE_AFFINE}],
     },
 )
 
