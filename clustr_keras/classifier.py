@@ -10,6 +10,8 @@ from clustr_keras.backend import require_one_process, synchronized_normalization
 from clustr_keras.certificate import Certificate
 from clustr_keras.certification import METHODS, Certifier, as_arrays
 from clustr_keras.consistency import ConsistencyTerm, FreeAdversarialTraining
+from clustr_keras.data.batch_adapter import BatchAdapter
+from clustr_keras.data.batches import ImageBatches
 from clustr_keras.data.checks import check_images
 from clustr_keras.fit_checks import check_examples, check_fit_data
 from clustr_keras.heads import ClusterHead
@@ -196,6 +198,8 @@ class ClustrClassifier(ObjectiveModel):
         if isinstance(x, keras.utils.PyDataset):
             # Keras would shuffle its batches by a seed that no resume knows; such data sets have their own order.
             kwargs.setdefault("shuffle", False)
+        if isinstance(x, ImageBatches) and not kwargs["shuffle"] and not kwargs.get("steps_per_epoch"):
+            x = BatchAdapter(x, kwargs.pop("class_weight", None))
         kwargs.update(batch_size=batch_size, epochs=epochs, verbose=verbose, callbacks=callbacks)
         kwargs.update(validation_split=validation_split, validation_data=validation_data)
         self._forget_bound()
