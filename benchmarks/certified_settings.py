@@ -129,6 +129,8 @@ CIFAR10 = Comparison(
             {**_DEEL_DOWNSAMPLED, "loss": "hkr", "alpha": 100.0, "min_margin": 0.5},
             {**_DEEL_POOLED, "loss": "tau", "tau": 10.0},
             *({**_DEEL_STRIDED, "loss": "tau", "tau": tau, "condense": True} for tau in (10.0, 30.0)),
+            *({**_DEEL_DOWNSAMPLED, "loss": "tau", "tau": tau, "condense": True} for tau in (0.5, 1.0, 2.0)),
+            *({**_DEEL_STRIDED, "loss": "tau", "tau": tau, "condense": True} for tau in (1.0, 2.0)),
         ],
         "gloro": [
             *({**_GLORO, "network": network, "loss": TRADES} for network in ("2C2F", "4C3F", "6C2F", "mlp")),
@@ -137,6 +139,7 @@ CIFAR10 = Comparison(
             {**_GLORO, "network": "2C2F", "loss": TRADES, "batch_size": 64},
             {**_GLORO, "network": "2C2F", "loss": TRADES, "passes": 5},
             {**_GLORO, "network": "6C2F", "loss": TRADES, "learning_rate": 3e-3},
+            {**_GLORO, "network": "2C2F", "loss": "sparse_trades_kl.1.2", "epsilon": 72 / 255, "passes": 5},
         ],
     },
 )
