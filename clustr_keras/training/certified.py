@@ -79,7 +79,7 @@ def certified_recipe(data: str = "digits", seed: int = 0) -> CertifiedRecipe:
             warmup=0.05,
             epochs=600,
             batch_size=2048,
-            augmentation=RandomAffine(),
+            augmentation=RandomAffine(shift=1.0, rotation=12.0, scale=0.1, shear=0.15),
             watched_radius=1.0,
             seed=seed,
         )

@@ -21,7 +21,8 @@ def test_data_sets_get_networks_and_augmentation_of_their_own():
     for name in ("mnist", "mnist10k", "fashion_mnist:3.0.1"):
         recipe = certified_recipe(name, seed=3)
         assert recipe.backbone == "lipschitz_mlp"
-        assert (recipe.augmentation, recipe.seed) == (RandomAffine(), 3)
+        assert isinstance(recipe.augmentation, RandomAffine)
+        assert recipe.seed == 3
     recipe = certified_recipe("cifar10/3.0.2", seed=3)
     assert (recipe.backbone, recipe.augmentation, recipe.seed) == ("lipschitz_convnet", CropAndFlip(), 3)
     assert certified_recipe("digits", seed=3) == CertifiedRecipe(seed=3)
