@@ -12,6 +12,7 @@ from clustr_keras.commands.options import (
     DataDirOption,
     DataOption,
     ExamplesOption,
+    ImageSizeOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -26,6 +27,7 @@ def audit(
     model: ModelOption,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     examples: ExamplesOption = None,
     reach: Annotated[bool, typer.Option("--reach", help="Also measure how near the smallest flips come.")] = False,
     output: Annotated[pathlib.Path, output_option("Folder for figures and counterexamples.")] = pathlib.Path(
@@ -44,7 +46,7 @@ def audit(
     with answering(as_json) as answer:
         otherwise = "clustr evaluate takes an exported version, and attacks inside its certified radii too."
         classifier = load_classifier(model, otherwise)
-        test = images_to_test(load_data(data, data_dir), examples, seed)
+        test = images_to_test(load_data(data, data_dir, image_size), examples, seed)
         from clustr_keras.evaluation.audit_run import run_audit
 
         results = run_audit(classifier, test.images, output, reach, seed, test.ids)

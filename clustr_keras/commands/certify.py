@@ -16,6 +16,7 @@ from clustr_keras.commands.options import (
     DataDirOption,
     DataOption,
     ExamplesOption,
+    ImageSizeOption,
     JsonOption,
     MaxPixelsOption,
     MethodOption,
@@ -37,6 +38,7 @@ def certify(
     model: ModelOption,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     examples: ExamplesOption = None,
     seed: SeedOption = 0,
     method: MethodOption = None,
@@ -77,7 +79,7 @@ def certify(
         with answering(as_json) as answer:
             from clustr_keras.training.accuracies import accuracies_of, in_words
 
-            test = images_to_test(load_data(data, data_dir), examples, seed)
+            test = images_to_test(load_data(data, data_dir, image_size), examples, seed)
             certificate = _certificate(model, test, method, batch_size)
             facts = accuracies_of(certificate, test.labels)
             wrote = () if output is None else (_write_rows(certificate, test, pathlib.Path(output)),)
@@ -86,6 +88,7 @@ def certify(
             answer(figures, *wrote, f"{len(test.ids)} images: {in_words(facts)}.")
         return
     _refuse(context, ("data",), "excludes --input, which names the images")
+    _refuse(context, ("image_size",), "excludes --input, whose images --resize brings to the size of the model")
     if output is None:
         raise ValueError("--input needs --output, a folder for the Parquet files.")
     if importlib.util.find_spec("apache_beam") is None:

@@ -13,6 +13,7 @@ from clustr_keras.commands.options import (
     DataDirOption,
     DataOption,
     ExamplesOption,
+    ImageSizeOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -35,6 +36,7 @@ def evaluate(
     model: ModelOption,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     examples: ExamplesOption = None,
     threat_model: Annotated[
         list[str] | None,
@@ -72,7 +74,7 @@ def evaluate(
 
         evaluation = run_evaluation(
             load_any(model),
-            load_data(data, data_dir),
+            load_data(data, data_dir, image_size),
             [ThreatModel.parse(text) for text in threat_model] if threat_model else DEFAULT_THREAT_MODELS,
             attack or DEFAULT_ATTACKS,
             output,

@@ -10,6 +10,7 @@ from clustr_keras.commands.inputs import images_to_test, load_classifier, load_d
 from clustr_keras.commands.options import (
     DataDirOption,
     ExamplesOption,
+    ImageSizeOption,
     JsonOption,
     MaxPixelsOption,
     MethodOption,
@@ -32,6 +33,7 @@ def export(
     method: MethodOption = None,
     data: OptionalDataOption = None,
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     examples: ExamplesOption = None,
     seed: SeedOption = 0,
     verify: Annotated[
@@ -62,7 +64,7 @@ def export(
         if data is not None:
             from clustr_keras.training.accuracies import accuracy_facts
 
-            test = images_to_test(load_data(data, data_dir), examples, seed)
+            test = images_to_test(load_data(data, data_dir, image_size), examples, seed)
             facts = {"data_set": data, **accuracy_facts(classifier, test.images, test.labels, not without_certificate)}
             if test.sample is not None:
                 facts |= {"seed": seed, "ids": test.sample.tolist()}

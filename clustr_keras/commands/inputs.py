@@ -34,11 +34,17 @@ class Images:
         return None if len(self.ids) == self.total else self.ids
 
 
-def load_data(name: str, data_dir: pathlib.Path | None) -> "ImageDataset":
-    """The data set of `--data` and `--data-dir`."""
+def load_data(name: str, data_dir: pathlib.Path | None, image_size: str | None = None) -> "ImageDataset":
+    """The data set of `--data`, `--data-dir` and `--image-size`."""
+    pixels = None
+    if image_size is not None:
+        pixels = [int(part) for part in image_size.split("x") if part.isdecimal()]
+        pixels = 2 * pixels if len(pixels) == 1 and "x" not in image_size else pixels
+        if len(pixels) != 2 or image_size.count("x") > 1 or 0 in pixels:
+            raise ValueError(f"--image-size must be pixels, such as 64 or 64x48 (height x width); got {image_size!r}.")
     from clustr_keras.data import load
 
-    return load(name, data_dir)
+    return load(name, data_dir, pixels)
 
 
 def images_to_test(dataset: "ImageDataset", examples: int | None, seed: int = 0) -> Images:

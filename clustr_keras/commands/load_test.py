@@ -11,6 +11,7 @@ from clustr_keras.commands.options import (
     BatchSizeOption,
     DataDirOption,
     DataOption,
+    ImageSizeOption,
     JsonOption,
     NameOption,
     TargetOption,
@@ -24,6 +25,7 @@ def load_test(
     signature: Annotated[str, typer.Option(help="One whose only input is images.")] = "serving_default",
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     batch_size: BatchSizeOption = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="Callers, each of which waits for its answer.")] = 8,
     requests: Annotated[int, typer.Option(min=1, help="Most requests.")] = 1000,
@@ -45,7 +47,7 @@ def load_test(
 
         result = run_load_test(
             target,
-            images_to_test(load_data(data, data_dir), None).images,
+            images_to_test(load_data(data, data_dir, image_size), None).images,
             model=name,
             signature=signature,
             batch_size=batch_size,

@@ -60,6 +60,10 @@ OptionalDataOption = Annotated[str | None, DataOption.__metadata__[0]]
 DataDirOption = Annotated[
     pathlib.Path | None, typer.Option("--data-dir", help="Folder of prepared TensorFlow Datasets.")
 ]
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option("--image-size", show_default="as stored", help="Resize the images of --data: 64, or 64x48 (H x W)."),
+]
 ModelOption = Annotated[
     str, typer.Option("--model", help="A .keras file; for certify and evaluate also an exported version.")
 ]

@@ -10,6 +10,7 @@ from clustr_keras.commands.inputs import images_to_test, load_data
 from clustr_keras.commands.options import (
     DataDirOption,
     DataOption,
+    ImageSizeOption,
     JsonOption,
     NameOption,
     SeedOption,
@@ -27,6 +28,7 @@ def query(
     label: Annotated[str | None, typer.Option(show_default="the newest version", help="Label of a version.")] = None,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     examples: Annotated[int, examples_option(True)] = 8,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -39,7 +41,7 @@ def query(
     with answering(as_json) as answer:
         from clustr_keras.serving import Client
 
-        dataset = load_data(data, data_dir)
+        dataset = load_data(data, data_dir, image_size)
         test = images_to_test(dataset, examples, seed)
         with Client(target, model=name, label=label) as client:
             found = client.predict(test.images)

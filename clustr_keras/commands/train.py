@@ -13,6 +13,7 @@ from clustr_keras.commands.options import (
     EpochsOption,
     EpsOption,
     FastOption,
+    ImageSizeOption,
     JsonOption,
     RecipeOption,
     SeedOption,
@@ -25,6 +26,7 @@ def train(
     output: Annotated[pathlib.Path, output_option("The .keras file to write.")] = pathlib.Path("runs/model.keras"),
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     recipe: RecipeOption = "certified",
     epochs: EpochsOption = None,
     margin: Annotated[
@@ -62,7 +64,7 @@ def train(
         from clustr_keras.training.run import run_training
 
         facts = run_training(
-            load_data(data, data_dir),
+            load_data(data, data_dir, image_size),
             recipe,
             output,
             epochs=epochs,

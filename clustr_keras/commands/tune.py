@@ -16,6 +16,7 @@ from clustr_keras.commands.options import (
     EpochsOption,
     EpsOption,
     FastOption,
+    ImageSizeOption,
     JsonOption,
     RecipeOption,
     SeedOption,
@@ -31,6 +32,7 @@ def tune(
     ] = pathlib.Path("runs/tune"),
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
+    image_size: ImageSizeOption = None,
     recipe: RecipeOption = "certified",
     tuner: Annotated[TunerName, typer.Option(help="How settings are chosen.")] = "random",
     objective: Annotated[
@@ -72,7 +74,7 @@ def tune(
         from clustr_keras.tuning.run import run_search
 
         search = run_search(
-            load_data(data, data_dir),
+            load_data(data, data_dir, image_size),
             recipe,
             output,
             tuner=tuner,

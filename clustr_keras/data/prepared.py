@@ -70,7 +70,10 @@ class PreparedImages:
                 f"the images of {name} vary in their number of channels, shape {shape}; expected one number."
             )
         if image_size is None and None in shape:
-            raise ValueError(f"the images of {name} vary in size, shape {shape}. Pass image_size=(height, width).")
+            raise ValueError(
+                f"the images of {name} vary in size, shape {shape}. Pass image_size=(height, width); in the shell "
+                "--image-size."
+            )
         self.image_shape = (*(image_size or shape[:2]), shape[-1])
         self._is_resized = image_size is not None and tuple(image_size) != shape[:2]
 

@@ -50,3 +50,16 @@ def test_the_papers_recipe_resumes_where_its_checkpoint_ends(tmp_path, clustr_he
         rows = list(csv.DictReader((tmp_path / "logs" / "clustr.csv").open()))
         assert [int(row["epoch"]) for row in rows] == list(range(epochs))
     assert (tmp_path / "checkpoint" / "checkpoint.npz").exists()
+
+
+def test_images_are_resized_alike_for_training_and_for_certificates(tmp_path, clustr_here):
+    resized = ("--image-size", "10x12")
+    code, out, err = clustr_here("train", *resized, "--epochs", 1, "--output", "m.keras", "--json", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert keras.models.load_model(tmp_path / "m.keras").backbone.input_shape == (None, 10, 12, 1)
+    code, certified, _ = clustr_here("certify", "--model", "m.keras", *resized, "--json", cwd=tmp_path)
+    assert code == 0
+    assert json.loads(certified)["clean_accuracy"] == pytest.approx(json.loads(out)["clean_accuracy"])
+    code, _, err = clustr_here("certify", "--model", "m.keras", cwd=tmp_path)
+    assert code == 2
+    assert "Resize the images to 10 x 12" in err
