@@ -70,6 +70,7 @@ def test_completion_and_help_of_a_command_are_light():
         ("clustr tune --objective c", ["certified", "clean", "clean+certified", "clean+robust"]),
         ("clustr tune --tuner ", ["random", "bayesian", "hyperband"]),
         ("clustr evaluate --attack pgd-1", ["pgd-100"]),
+        ("clustr evaluate --attack a", ["autoattack", "all"]),
         ("clustr evaluate --scores l", ["log"]),
         ("clustr export --method ", ["nearest", "union", "exact"]),
         ("clustr certify --data dig", ["digits"]),

@@ -29,7 +29,7 @@ if typing.TYPE_CHECKING:
 
 def known_attacks(incomplete: str) -> list[str]:
     """What completes `--attack`."""
-    return [name for name in get_args(AttackName) if name.startswith(incomplete)]
+    return [name for name in (*get_args(AttackName), "all") if name.startswith(incomplete)]
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
             metavar="<name>",
             autocompletion=known_attacks,
             show_default="all but autoattack",
-            help=f"One of {', '.join(get_args(AttackName))}; may be repeated.",
+            help=f"One of {', '.join(get_args(AttackName))}, or all; may be repeated.",
         ),
     ] = None,
     scores: Annotated[
@@ -69,14 +69,14 @@ def evaluate(
     broken_certificates (by their places in the data set), passed.
     """
     with answering(as_json) as answer:
-        from clustr_keras.evaluation import DEFAULT_ATTACKS, DEFAULT_THREAT_MODELS, ThreatModel
+        from clustr_keras.evaluation import ATTACKS, DEFAULT_ATTACKS, DEFAULT_THREAT_MODELS, ThreatModel
         from clustr_keras.evaluation.evaluate_run import broken_certificate_file, run_evaluation
 
         evaluation = run_evaluation(
             load_any(model),
             load_data(data, data_dir, image_size),
             [ThreatModel.parse(text) for text in threat_model] if threat_model else DEFAULT_THREAT_MODELS,
-            attack or DEFAULT_ATTACKS,
+            tuple(ATTACKS) if "all" in (attack or ()) else attack or DEFAULT_ATTACKS,
             output,
             examples,
             scores,

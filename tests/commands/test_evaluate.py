@@ -2,6 +2,9 @@ import json
 
 import keras
 import numpy as np
+import pytest
+
+from clustr_keras.evaluation import ATTACKS, DEFAULT_ATTACKS
 
 QUICK = ("--subset", 20, "--attack", "pgd-20", "--threat-model", "l_inf:0.1", "--seed", 1)
 
@@ -38,3 +41,19 @@ def test_evaluate_of_saturating_scores_exits_with_1(trained, digits, answer):
     results = json.loads((trained / "masked" / "results.json").read_text())
     assert not results["passed"]
     assert figures == {"data": "digits", "output": "masked", **results}
+
+
+@pytest.mark.parametrize(
+    ("asked", "run"),
+    [((), DEFAULT_ATTACKS), (("--attack", "square"), ("square",)), (("--attack", "all"), tuple(ATTACKS))],
+)
+def test_the_attacks_are_those_asked_for(trained, clustr_here, monkeypatch, asked, run):
+    seen = []
+
+    def note(model, dataset, threat_models, attacks, *others):
+        seen.append(tuple(attacks))
+        raise ValueError("seen")
+
+    monkeypatch.setattr("clustr_keras.evaluation.evaluate_run.run_evaluation", note)
+    assert clustr_here("evaluate", "--model", "model.keras", *asked, cwd=trained)[0] == 2
+    assert seen == [run]
