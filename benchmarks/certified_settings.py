@@ -118,7 +118,7 @@ CIFAR10 = Comparison(
     seeds=(0, 1, 2),
     settings={
         "clustr_keras": [
-            *(_convnet([24, 48], margin) for margin in (0.5, 0.65, 0.8, 1.0)),
+            *(_convnet([24, 48], margin) for margin in (0.5, 0.65, 0.8, 1.0, 1.25, 1.5)),
             *(_convnet(channels, 0.8) for channels in ([16, 32], [32, 64])),
         ],
         "deel-lip": [
