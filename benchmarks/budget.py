@@ -24,10 +24,10 @@ def fit_within(budget, model, batches, callbacks=()):
 
 
 def batches_of(images, labels, settings, seed=0):
-    """Training batches by settings of `certified_settings.py`: `batch_size`; `affine` or `crop_and_flip`, if any."""
+    """Training batches by settings of `certified_settings.py`: `batch_size`; `affine`, `crop_and_flip`, `fill_mode`."""
     augmentation = None
     if "affine" in settings:
         augmentation = RandomAffine(*settings["affine"])
     elif "crop_and_flip" in settings:
-        augmentation = CropAndFlip(settings["crop_and_flip"])
+        augmentation = CropAndFlip(settings["crop_and_flip"], fill_mode=settings.get("fill_mode", "constant"))
     return ImageBatches(Split(images, labels), settings["batch_size"], augmentation, seed=seed)

@@ -28,7 +28,8 @@ def batches(data, batch_size, seed, settings, one_hot=False):
     """The training images, shuffled, in batches.
 
     Settings: `affine`, bounds of a random map of each image (shift, rotation, scale, shear); `crop_and_flip`, pixels of
-    a random shift, with a random flip.
+    a random shift, with a random flip; `fill_mode`, what is then beyond the edge: "constant" for zeros, by default, or
+    "reflect".
     """
     x, y = data["x_train"], data["y_train"].astype("int64")
     if one_hot:
@@ -38,7 +39,8 @@ def batches(data, batch_size, seed, settings, one_hot=False):
     if "affine" in settings:
         dataset = dataset.map(lambda images, labels: (moved(images, *settings["affine"]), labels))
     if "crop_and_flip" in settings:
-        dataset = dataset.map(lambda images, labels: (cropped_and_flipped(images, settings["crop_and_flip"]), labels))
+        moves = settings["crop_and_flip"], settings.get("fill_mode", "constant")
+        dataset = dataset.map(lambda images, labels: (cropped_and_flipped(images, *moves), labels))
     return dataset.prefetch(2)
 
 
@@ -56,18 +58,18 @@ def moved(images, shift, rotation, scale, shear):
     return _mapped(images, [*of_x, *of_y])
 
 
-def cropped_and_flipped(images, padding):
+def cropped_and_flipped(images, padding, fill_mode):
     """The images under `CropAndFlip` of this project."""
     batch, _, width, _ = images.shape
     shift = tf.cast(tf.random.uniform((2, batch), -padding, padding + 1, "int32"), "float32")
     ones, zeros = tf.ones((batch,)), tf.zeros((batch,))
     is_flipped = tf.random.uniform((batch,)) < 0.5
     of_x = [tf.where(is_flipped, -ones, ones), zeros, shift[0] + tf.where(is_flipped, width - 1.0, 0.0)]
-    return _mapped(images, [*of_x, zeros, ones, shift[1]])
+    return _mapped(images, [*of_x, zeros, ones, shift[1]], fill_mode)
 
 
-def _mapped(images, transforms):
-    """The images at affine maps of their pixels' places, with zeros around them."""
+def _mapped(images, transforms, fill_mode="constant"):
+    """The images at affine maps of their pixels' places."""
     zeros = tf.zeros_like(transforms[0])
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
@@ -75,7 +77,7 @@ def _mapped(images, transforms):
         output_shape=images.shape[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
-        fill_mode="CONSTANT",
+        fill_mode=fill_mode.upper(),
     )
 
 

@@ -1,6 +1,7 @@
 """Random changes of training images, as functions of a batch and a random generator."""
 
 import dataclasses
+from typing import Literal
 
 import keras
 import numpy as np
@@ -8,17 +9,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from clustr_keras.data.checks import checked_integer
 
+# Keras' names, and NumPy's for the same.
+_NUMPY_MODES: dict[str, Literal["constant", "symmetric"]] = {"constant": "constant", "reflect": "symmetric"}
+
 
 @dataclasses.dataclass(frozen=True)
 class CropAndFlip:
     """Shifts every image by up to `padding` pixels and mirrors every second one.
 
-    Each image is padded with zeros on all four sides, cropped to its old size at a random place, and flipped left to
-    right with probability 1/2.
+    Each image is padded on all four sides, cropped to its old size at a random place, and flipped left to right with
+    probability 1/2.
 
     Args:
         padding: Integer, at least 0.
         flip: Whether to flip.
+        fill_mode: What is beyond the edge, as in Keras: `"constant"` for zeros, as the paper has them, or `"reflect"`
+            for the mirror image. In l_2 a black border is far from any image that is classified later, which a network
+            that must not stretch distances pays for.
 
     Input shape:
         Images `[B, H, W, C]` as a NumPy array of any type, and a `numpy.random.Generator`.
@@ -27,7 +34,8 @@ class CropAndFlip:
         As the images, and of their type.
 
     Raises:
-        ValueError: If `padding` is negative or the images are not `[B, H, W, C]`.
+        ValueError: If `padding` is negative or more than a side that is reflected, there is no such `fill_mode`, or
+            the images are not `[B, H, W, C]`.
 
     Example:
 
@@ -41,9 +49,11 @@ class CropAndFlip:
 
     padding: int = 4
     flip: bool = True
+    fill_mode: str = "constant"
 
     def __post_init__(self) -> None:
         checked_integer("padding", self.padding, 0)
+        _check_fill_mode(self.fill_mode)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augments a batch; `images` is left as it is."""
@@ -51,7 +61,9 @@ class CropAndFlip:
             raise ValueError(f"images must have shape [B, H, W, C]; got {images.shape}.")
         batch, height, width, channels = images.shape
         p = self.padding
-        padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))
+        if self.fill_mode == "reflect" and p > min(height, width):
+            raise ValueError(f"padding is {p}, more than images of {height} x {width} pixels have to reflect.")
+        padded = np.pad(images, ((0, 0), (p, p), (p, p), (0, 0)), _NUMPY_MODES[self.fill_mode])
         # With pixels and channels on one axis a row of a crop is one piece of memory: three times as fast.
         crops = sliding_window_view(padded.reshape(batch, height + 2 * p, -1), (height, width * channels), axis=(1, 2))
         top, left = rng.integers(2 * p + 1, size=(2, batch))
@@ -64,7 +76,7 @@ class CropAndFlip:
 
 @dataclasses.dataclass(frozen=True)
 class RandomAffine:
-    """Shifts, turns, scales and shears every image a little, with bilinear interpolation and zeros from outside.
+    """Shifts, turns, scales and shears every image a little, with bilinear interpolation.
 
     A pixel of the result comes from `A p + t`, with p measured from the image's center and
 
@@ -77,6 +89,7 @@ class RandomAffine:
         rotation: Float, degrees.
         scale: Float, a share of the size.
         shear: Float, horizontal pixels per vertical pixel.
+        fill_mode: What is beyond the edge: `"constant"` for zeros, or `"reflect"`, see `CropAndFlip`.
 
     Input shape:
         Images `[B, H, W, C]` as a NumPy array, bytes or floats, and a `numpy.random.Generator`.
@@ -85,7 +98,7 @@ class RandomAffine:
         As the images, and of their type.
 
     Raises:
-        ValueError: If a bound is negative or the images are not `[B, H, W, C]`.
+        ValueError: If a bound is negative, there is no such `fill_mode`, or the images are not `[B, H, W, C]`.
 
     Example:
 
@@ -98,11 +111,13 @@ class RandomAffine:
     rotation: float = 8.0
     scale: float = 0.05
     shear: float = 0.1
+    fill_mode: str = "constant"
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise ValueError(f"{field.name} must be at least 0; got {getattr(self, field.name)!r}.")
+        for name in ("shift", "rotation", "scale", "shear"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0; got {getattr(self, name)!r}.")
+        _check_fill_mode(self.fill_mode)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augments a batch; `images` is left as it is."""
@@ -119,10 +134,18 @@ class RandomAffine:
         y_row = [*of_y, center[1] - (of_y * center).sum(axis=0) + self.shift * draws[4]]
         transforms = np.stack([*x_row, *y_row, np.zeros(batch), np.zeros(batch)], axis=-1)
         moved = keras.ops.image.affine_transform(
-            images.astype("float32"), transforms.astype("float32"), data_format="channels_last"
+            images.astype("float32"),
+            transforms.astype("float32"),
+            fill_mode=self.fill_mode,
+            data_format="channels_last",
         )
         moved = keras.ops.convert_to_numpy(moved)
         return (np.rint(moved) if np.issubdtype(images.dtype, np.integer) else moved).astype(images.dtype)
+
+
+def _check_fill_mode(fill_mode):
+    if fill_mode not in _NUMPY_MODES:
+        raise ValueError(f"fill_mode must be one of {', '.join(_NUMPY_MODES)}; got {fill_mode!r}.")
 
 
 def batch_generator(seed: int, epoch: int, batch: int) -> np.random.Generator:

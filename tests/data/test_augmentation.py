@@ -12,7 +12,13 @@ def images_of(*shape, dtype="uint8"):
     return np.random.default_rng(0).integers(1, 256, shape).astype(dtype)
 
 
-def every_outcome(image, padding, flip):
+def reflected(place, size):
+    """The pixel that a mirror at each edge shows at a place."""
+    place %= 2 * size
+    return min(place, 2 * size - 1 - place)
+
+
+def every_outcome(image, padding, flip, fill_mode="constant"):
     """All images that one image may become, by (rows down, columns right, flipped)."""
     height, width = image.shape[:2]
     outcomes = {}
@@ -21,7 +27,9 @@ def every_outcome(image, padding, flip):
             moved = np.zeros_like(image)
             for y in range(height):
                 for x in range(width):
-                    if 0 <= y + down < height and 0 <= x + right < width:
+                    if fill_mode == "reflect":
+                        moved[y, x] = image[reflected(y + down, height), reflected(x + right, width)]
+                    elif 0 <= y + down < height and 0 <= x + right < width:
                         moved[y, x] = image[y + down, x + right]
             outcomes[down, right, False] = moved
             if flip:
@@ -33,18 +41,22 @@ def every_outcome(image, padding, flip):
     shape=st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6), st.integers(1, 4)),
     padding=st.integers(0, 3),
     flip=st.booleans(),
+    fill_mode=st.sampled_from(["constant", "reflect"]),
     dtype=st.sampled_from(["uint8", "float32"]),
     seed=st.integers(0, 2**32),
 )
-def test_every_image_becomes_one_of_its_crops(shape, padding, flip, dtype, seed):
+def test_every_image_becomes_one_of_its_crops(shape, padding, flip, fill_mode, dtype, seed):
+    if fill_mode == "reflect":
+        padding = min(padding, *shape[1:3])
     images = images_of(*shape, dtype=dtype)
     before = images.copy()
-    augmented = CropAndFlip(padding, flip)(images, np.random.default_rng(seed))
+    augmented = CropAndFlip(padding, flip, fill_mode)(images, np.random.default_rng(seed))
     assert augmented.dtype == images.dtype
     assert augmented.shape == images.shape
     assert_array_equal(images, before)
     for image, result in zip(images, augmented, strict=True):
-        assert any(np.array_equal(result, outcome) for outcome in every_outcome(image, padding, flip).values())
+        outcomes = every_outcome(image, padding, flip, fill_mode).values()
+        assert any(np.array_equal(result, outcome) for outcome in outcomes)
 
 
 def test_all_outcomes_are_equally_likely_and_images_move_apart():
@@ -96,6 +108,17 @@ def test_a_padding_that_is_none_is_refused(padding):
         CropAndFlip(padding)
 
 
+@pytest.mark.parametrize("augmentation", [CropAndFlip, RandomAffine])
+def test_a_fill_mode_that_is_none_is_refused(augmentation):
+    with pytest.raises(ValueError, match="fill_mode must be one of constant, reflect; got 'wrap'"):
+        augmentation(fill_mode="wrap")
+
+
+def test_an_image_is_not_reflected_twice():
+    with pytest.raises(ValueError, match="padding is 4, more than images of 3 x 8 pixels have to reflect"):
+        CropAndFlip(fill_mode="reflect")(images_of(2, 3, 8, 1), np.random.default_rng(0))
+
+
 def test_one_image_alone_is_refused():
     with pytest.raises(ValueError, match=r"\[B, H, W, C\]; got \(8, 8, 3\)"):
         CropAndFlip()(images_of(8, 8, 3), np.random.default_rng(0))
@@ -118,12 +141,13 @@ class Draws:
         return self.draws
 
 
+@pytest.mark.parametrize(("fill_mode", "scipys"), [("constant", "grid-constant"), ("reflect", "reflect")])
 @pytest.mark.parametrize("seed", range(5))
-def test_affine_moves_images_as_scipy_does(seed):
+def test_affine_moves_images_as_scipy_does(seed, fill_mode, scipys):
     rng = np.random.default_rng(seed)
     images = rng.uniform(size=(4, 9, 12, 2)).astype("float32")
     draws = rng.uniform(-1.0, 1.0, size=(5, 4))
-    augmented = RandomAffine(shift=2.0, rotation=40.0, scale=0.3, shear=0.4)(images, Draws(draws))
+    augmented = RandomAffine(2.0, 40.0, 0.3, 0.4, fill_mode)(images, Draws(draws))
     center = np.array([4.0, 5.5])
     for image, result, (turn, shear, scale, right, down) in zip(images, augmented, draws.T, strict=True):
         c, s = (1 + 0.3 * scale) * np.array([np.cos(np.deg2rad(40 * turn)), np.sin(np.deg2rad(40 * turn))])
@@ -132,7 +156,7 @@ def test_affine_moves_images_as_scipy_does(seed):
         offset = center - matrix @ center + 2.0 * np.array([down, right])
         for channel in range(2):
             expected = scipy.ndimage.affine_transform(
-                image[..., channel], matrix, offset, order=1, mode="grid-constant", cval=0.0
+                image[..., channel], matrix, offset, order=1, mode=scipys, cval=0.0
             )
             assert_allclose(result[..., channel], expected, atol=1e-4)
 
