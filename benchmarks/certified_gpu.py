@@ -54,10 +54,14 @@ def measured(data, settings, seconds, seed, batch_size=512):
     keras.utils.set_random_seed(seed)
     make = getattr(backbones, settings["backbone"])
     model = ClustrClassifier(make((32, 32, 3), **settings["sizes"]), 10)
-    loss = CertifiedMarginLoss(temperature=8.0, margin=0.8)
+    loss = CertifiedMarginLoss(temperature=8.0, margin=1.0)
     model.compile(lipschitz.orthogonal_optimizer(), loss, jit_compile=True)
     batches = ImageBatches(
-        Split(data["x_train"], data["y_train"]), batch_size, CropAndFlip(), seed=seed, drop_remainder=True
+        Split(data["x_train"], data["y_train"]),
+        batch_size,
+        CropAndFlip(fill_mode="reflect"),
+        seed=seed,
+        drop_remainder=True,
     )
     budget = Budget(seconds, learning_rate=1e-2)
     fit_within(budget, model, batches)

@@ -178,10 +178,10 @@ def measured(name, dataset, seconds, seed):
     keras.utils.set_random_seed(seed)
     model = classifier(WAYS[name])
     optimizer, learning_rate = (orthogonal_optimizer(), 2e-2) if name == UNDER_OURS else (keras.optimizers.Adam(), 5e-3)
-    model.compile(optimizer, CertifiedMarginLoss(temperature=8.0, margin=0.8))
+    model.compile(optimizer, CertifiedMarginLoss(temperature=8.0, margin=1.0))
     split = Split(dataset.train.images[:10_000], dataset.train.labels[:10_000])
     budget = Budget(seconds, learning_rate)
-    batches = ImageBatches(split, 256, CropAndFlip(), seed=seed)
+    batches = ImageBatches(split, 256, CropAndFlip(fill_mode="reflect"), seed=seed)
     fit_within(budget, model, batches)
     logits = model.predict(as_floats(dataset.test.images), batch_size=500, verbose=0)
     return {
