@@ -13,9 +13,9 @@ import keras
 
 from clustr_keras import CertifiedAccuracy, CertifiedMarginLoss, ClustrClassifier
 from clustr_keras.backbones import lipschitz_convnet
-from clustr_keras.data import CropAndFlip, ImageBatches, as_floats, load
+from clustr_keras.data import ImageBatches, as_floats, load
 from clustr_keras.lipschitz import orthogonal_optimizer
-from clustr_keras.training import EpochCheckpoint
+from clustr_keras.training import EpochCheckpoint, certified_recipe
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", default="cifar10")
@@ -26,8 +26,8 @@ asked = parser.parse_args()
 
 keras.utils.set_random_seed(0)
 data = load(asked.data, asked.data_dir)
-# Zeros beyond the edge would be far, in l_2, from any image that is classified later.
-batches = ImageBatches(data.train, batch_size=512, augmentation=CropAndFlip(fill_mode="reflect"))
+# CropAndFlip(fill_mode="reflect") for cifar10: zeros beyond the edge would be far, in l_2, from any test image.
+batches = ImageBatches(data.train, batch_size=512, augmentation=certified_recipe(data.name).augmentation)
 
 # 1-Lipschitz by construction: orthogonal convolutions and dense layers, and MaxMin between them.
 backbone = lipschitz_convnet(data.image_shape)
