@@ -108,7 +108,7 @@ _DEEL_POOLED = {"network": "convnet", "channels": [32, 64], "widths": [256], "cr
 _DEEL_STRIDED = {"network": "strided", "channels": [32, 64, 128], "widths": [256], "crop_and_flip": 4}
 _DEEL_DOWNSAMPLED = {"network": "downsampled", "channels": [32, 64], "widths": [256, 128], "crop_and_flip": 4}
 _GLORO = {"epsilon": 36 / 255, "crop_and_flip": 4}
-# Zeros beyond the edge are far from any test image in l_2; all libraries gain from images that are reflected there.
+# Zeros beyond the edge are far from any test image in l_2; ours and deel-lip gain from images that are reflected there.
 _REFLECT = {"fill_mode": "reflect"}
 
 CIFAR10 = Comparison(
