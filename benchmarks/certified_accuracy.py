@@ -18,6 +18,7 @@ real arithmetic, without rounding slack, as the peers report theirs. Each peer l
 import argparse
 import collections
 import concurrent.futures
+import dataclasses
 import json
 import os
 import pathlib
@@ -66,19 +67,19 @@ class Trainings:
 
     Args:
         name: Name of the data set.
+        comparison: A `Comparison`.
         data_dir: Folder of TensorFlow Datasets.
-        only_kept: Boolean, whether to train nothing and give what is kept.
+        libraries: Those to train; of the others what is kept has to do.
     """
 
-    def __init__(self, name, data_dir, only_kept):
-        self.name, self.only_kept = name, only_kept
-        self.comparison = COMPARISONS[name]
+    def __init__(self, name, comparison, data_dir, libraries):
+        self.name, self.comparison, self.libraries = name, comparison, libraries
         self.kept = {}
         if KEPT.exists():
             rows = map(json.loads, KEPT.read_text().splitlines())
             self.kept = {json.dumps(row["training"], sort_keys=True): row for row in rows}
         self._writing = threading.Lock()
-        if not only_kept:
+        if libraries:
             RUNS.mkdir(parents=True, exist_ok=True)
             self.file = RUNS / f"{name}.npz"
             dataset = load(name, data_dir)
@@ -93,7 +94,7 @@ class Trainings:
             )
 
     def __call__(self, library, settings, seconds, seed, core=None):
-        """What a training gave, as it is kept; `None` if there is none and none may be run.
+        """What a training gave, as it is kept; `None` if there is none and its library is not to be trained.
 
         Args:
             library: `OURS` or one of `PEERS`.
@@ -106,7 +107,7 @@ class Trainings:
         training |= {"library": library, "settings": settings, "seconds": seconds, "seed": seed}
         training["cores"] = os.cpu_count() if core is None else 1
         key = json.dumps(training, sort_keys=True)
-        if key not in self.kept and not self.only_kept:
+        if key not in self.kept and library in self.libraries:
             print(f"{time.strftime('%H:%M')} {library}, seed {seed}, {seconds:g} s: {json.dumps(settings)}", flush=True)
             row = {"training": training, **self._measured(self._trained(library, settings, seconds, seed, core))}
             with self._writing, KEPT.open("a") as file:
@@ -139,7 +140,7 @@ class Trainings:
         }
 
 
-def tuned(trainings, libraries):
+def tuned(trainings):
     """Trains all settings on seed 0 for the seconds of tuning, one for each core at a time.
 
     Returns:
@@ -161,16 +162,21 @@ def tuned(trainings, libraries):
             library: [
                 (settings, pool.submit(on_a_core, library, settings)) for settings in comparison.settings[library]
             ]
-            for library in libraries
+            for library in comparison.settings
         }
         results = {library: [(settings, run.result()) for settings, run in pairs] for library, pairs in runs.items()}
     return {library: [pair for pair in pairs if pair[1] is not None] for library, pairs in results.items()}
 
 
-def chosen(pairs, targets):
-    """The settings that came out best at one of the radii."""
-    best = {max(range(len(pairs)), key=lambda i: pairs[i][1]["at"][str(radius)]) for radius in targets if pairs}
-    return [pairs[index][0] for index in sorted(best)]
+def finalists(trainings):
+    """Pairs of library and settings that go on: the best of each library at one of the radii, and its `finalists`."""
+    comparison, going_on = trainings.comparison, []
+    for library, pairs in tuned(trainings).items():
+        best = {max(range(len(pairs)), key=lambda i: pairs[i][1]["at"][str(r)]) for r in comparison.targets if pairs}
+        own = [pairs[index][0] for index in sorted(best)]
+        own += [settings for settings in comparison.finalists.get(library, []) if settings not in own]
+        going_on += [(library, settings) for settings in own]
+    return going_on
 
 
 def row(phase, library, settings, rows):
@@ -200,8 +206,10 @@ def in_words(library, settings):
     words += [f"{key} {settings[key]:.3g}" for key in ("margin", "tau", "alpha", "epsilon") if key in settings]
     if settings.get("affine") == MORE_AFFINE:
         words.append("augmented more")
-    elif library != OURS and {"affine", "crop_and_flip"} & set(settings):
+    elif {"affine", "crop_and_flip"} & set(settings):
         words.append("augmented")
+    if settings.get("fill_mode") == "reflect":
+        words[-1] += ", reflected"
     return f"{library}: {', '.join(words)}"
 
 
@@ -238,24 +246,25 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(COMPARISONS), default="mnist10k")
     parser.add_argument("--data-dir", help="needed unless --only-table is given")
-    parser.add_argument("--only", choices=[OURS, *PEERS], nargs="+", default=[OURS, *PEERS])
+    parser.add_argument("--seconds", type=float, help="of each training that is reported; by default the data set's")
+    parser.add_argument("--tuning-seconds", type=float, help="of each training that is there to choose settings")
+    parser.add_argument("--only", choices=[OURS, *PEERS], nargs="+", default=[OURS, *PEERS], help="train only these")
     parser.add_argument("--only-table", action="store_true", help="train nothing; make the table of what is there")
     asked = parser.parse_args()
-    trainings = Trainings(asked.data, asked.data_dir, asked.only_table)
-    comparison = trainings.comparison
-    if not asked.only_table:
-        for library in asked.only:  # before several trainings might at the same time
-            python_of(library)
-    tuning = tuned(trainings, asked.only)
+    given = {name: s for name in ("seconds", "tuning_seconds") if (s := getattr(asked, name)) is not None}
+    comparison = dataclasses.replace(COMPARISONS[asked.data], **given)
+    libraries = [] if asked.only_table else asked.only
+    for library in libraries:  # before several trainings might at the same time
+        python_of(library)
+    trainings = Trainings(asked.data, comparison, asked.data_dir, libraries)
     results = []
-    for library in asked.only:
-        finalists = chosen(tuning[library], comparison.targets) + comparison.finalists.get(library, [])
-        for settings in finalists:
-            rows = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
-            results.append((library, settings, [row for row in rows if row is not None]))
+    for library, settings in finalists(trainings):
+        rows = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
+        results.append((library, settings, [row for row in rows if row is not None]))
     results = [result for result in results if result[2]]
     table = [row("result", *result) for result in results]
-    table += [row("tuning", name, settings, [kept]) for name in asked.only for settings, kept in tuning[name]]
+    for library, pairs in tuned(trainings).items():
+        table += [row("tuning", library, settings, [kept]) for settings, kept in pairs]
     name = "certified_accuracy" + ("" if asked.data == "mnist10k" else f"_{asked.data}")
     write_results(HERE / name, table)
     plot(leading(results, comparison.targets), 2 * max(comparison.radii), HERE / "results" / f"{name}.png")

@@ -38,6 +38,13 @@ class Certificate:
 
         At 0 it is the clean accuracy.
 
+        Args:
+            radius: Float, l_2, in units of pixels in [0, 1].
+            labels: Class ids `[B]`.
+
+        Returns:
+            Float in [0, 1].
+
         Raises:
             ValueError: If `radius` is negative, there is not one label for each example, or nothing is certified
                 because the backbone has no rounding analysis.

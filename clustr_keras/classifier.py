@@ -237,7 +237,19 @@ class ClustrClassifier(ObjectiveModel):
         return super().test_on_batch(*args, **kwargs)
 
     def embed(self, images: Any, batch_size: int = 256, verbose: int | str = 0) -> Floats:
-        """Computes the embeddings `[B, D]` of images, as a NumPy array."""
+        """Computes the embeddings of images.
+
+        Args:
+            images: Floats `[B, H, W, C]` in [0, 1], or any data set of such that `predict` takes.
+            batch_size: Integer.
+            verbose: As for `predict`.
+
+        Returns:
+            NumPy array `[B, D]`.
+
+        Raises:
+            ValueError: If this is one of several processes, none of which has all images.
+        """
         require_one_process("an array of embeddings")
         return self.backbone.predict(images, batch_size=batch_size, verbose=verbose)
 
@@ -283,7 +295,15 @@ class ClustrClassifier(ObjectiveModel):
         )
 
     def certifier(self, method: str | None = None) -> Certifier:
-        """The deployed form of this model, a `Certifier` on condensed weights; made afresh when weights changed."""
+        """The deployed form of this model, a `Certifier` on condensed weights; made afresh when weights changed.
+
+        Args:
+            method: As for `certify`.
+
+        Raises:
+            ValueError: If there is no such method, an operation of the backbone has no known Lipschitz bound, or a
+                weight is not finite; or if this is one of several processes.
+        """
         require_one_process("a certificate")
         if method is None:
             method = "exact" if 1 < self.clusters_per_class <= 4 else "union"

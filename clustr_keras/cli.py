@@ -85,5 +85,9 @@ def _in_one_line(error: Exception, debug: bool) -> str:
         return f"{message[:1].lower()}{message[1:].rstrip('.')}; see {command} --help"
     message = " ".join(str(error).split())
     if message and isinstance(error, ValueError | OSError | RuntimeError | ServingError):
+        if isinstance(error, ServingError) and error.code == "UNAVAILABLE":
+            message = (
+                f"{message.rstrip('.')}. Is a server running there? clustr serve starts one, --target names another."
+            )
         return message
     return f"{type(error).__name__}: {message}{'' if debug else ' (clustr --debug ... shows where)'}"

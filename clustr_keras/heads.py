@@ -237,6 +237,9 @@ class ClusterHead(keras.layers.Layer):
         Args:
             bound: Float, a proved bound, or infinity for "not known".
             fingerprint: uint8 array `[32]` from `lipschitz.fingerprint`, or `None` for "of no weights in particular".
+
+        Raises:
+            ValueError: If the bound is not positive.
         """
         if not bound > 0:
             raise ValueError(f"the Lipschitz bound must be a number > 0 or infinity; got {bound}.")

@@ -14,7 +14,7 @@ import keras
 from clustr_keras import ClustrClassifier, MagnetLoss
 from clustr_keras.backbones import CIFAR10_MEAN, CIFAR10_STD, convnet, resnet18
 from clustr_keras.consistency import QTRADES
-from clustr_keras.data import as_floats, default_augmentation, load
+from clustr_keras.data import as_floats, default_augmentation, load, random_rows
 from clustr_keras.evaluation import as_target, attack_suite
 from clustr_keras.training import EpochCheckpoint, KMeansRefresh, MagnetBatches
 
@@ -61,7 +61,8 @@ def fit(stage, epochs, rates, consistency=None):
 
 def report(name):
     """Clean accuracy, and accuracy under PGD with 20 steps and 10 restarts on the log-space class scores."""
-    images, labels = as_floats(data.test.images[: asked.examples]), data.test.labels[: asked.examples]
+    rows = random_rows(len(data.test), asked.examples)
+    images, labels = as_floats(data.test.images[rows]), data.test.labels[rows]
     clean = (model.predict(images, verbose=0).argmax(-1) == labels).mean()
     attack = attack_suite(as_target(model, scores="log"), "l_inf", ["pgd-20"])["pgd-20"]
     robust = 1.0 - attack(images, labels, asked.eps).is_flipped.mean()

@@ -15,7 +15,7 @@ import sys
 
 import keras
 
-from clustr_keras.data import as_floats, load
+from clustr_keras.data import as_floats, load, random_rows
 from clustr_keras.evaluation import DEFAULT_ATTACKS, ThreatModel, as_target, evaluate, train_surrogate, write_evaluation
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,7 +31,8 @@ asked = parser.parse_args()
 asked.output.mkdir(parents=True, exist_ok=True)
 data = load(asked.data, asked.data_dir)
 x_train, y_train = as_floats(data.train.images), data.train.labels
-x_test, y_test = as_floats(data.test.images[: asked.examples]), data.test.labels[: asked.examples]
+rows = random_rows(len(data.test), asked.examples)  # those that `clustr evaluate --examples` draws
+x_test, y_test = as_floats(data.test.images[rows]), data.test.labels[rows]
 
 if asked.model:
     model = keras.models.load_model(asked.model)

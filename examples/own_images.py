@@ -42,7 +42,7 @@ train, held_back = train.map(as_pixels), held_back.map(as_pixels)
 model = ClustrClassifier(lipschitz_convnet((asked.size, asked.size, 3)), len(class_names), class_names=class_names)
 model.compile(
     orthogonal_optimizer(keras.optimizers.schedules.CosineDecay(1e-2, asked.epochs * len(train))),
-    CertifiedMarginLoss(temperature=8.0, margin=2 * asked.radius),
+    CertifiedMarginLoss(temperature=8.0, margin=5 * asked.radius),
     metrics=["accuracy", CertifiedAccuracy(asked.radius)],
 )
 model.fit(train, epochs=asked.epochs, validation_data=held_back, verbose=2)

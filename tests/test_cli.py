@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import pytest
 from support.command_line import clustr
 
@@ -117,12 +118,20 @@ def test_a_command_that_is_interrupted_says_nothing(tmp_path, clustr_here, monke
     assert clustr_here("evaluate", "--model", "model.keras", cwd=tmp_path) == (130, "", "")
 
 
+class Doubled(keras.layers.Layer):
+    """A layer that is registered nowhere."""
+
+    def call(self, inputs):
+        return 2 * inputs
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, classifier):
     """A folder with a model, and with a file that is none."""
     folder = tmp_path_factory.mktemp("errors")
     classifier.save(folder / "model.keras")
     (folder / "other.keras").write_text("not a model")
+    keras.Sequential([keras.Input((8, 8, 1)), Doubled()]).save(folder / "custom.keras")
     (folder / "serving" / "1").mkdir(parents=True)
     return folder
 
@@ -159,7 +168,17 @@ def folder(tmp_path_factory, classifier):
             "nothing would be",
         ),
         (("evaluate", "--model", "serving"), "no SavedModel at"),
-        (("query", "--target", "http://127.0.0.1:1"), "UNAVAILABLE"),
+        (("query", "--target", "http://127.0.0.1:1"), "UNAVAILABLE.*clustr serve starts one, --target names another"),
+        (("query", "none.png"), "none.png"),
+        (("query", "none.png", "--data", "digits"), "--data excludes files"),
+        (("query", "--version", "1", "--label", "stable"), "--version and --label exclude each other"),
+        (("certify", "--model", "model.keras", "--radius", "1/0"), "'1/0' is no number, such as 0.5 or 36/255"),
+        (("train", "--radius", "-1"), "'-1' is not finite and at least 0"),
+        (("train", "--recipe", "standard", "--radius", "0.1"), "--radius is for the recipe certified"),
+        (("export", "--model", "model.keras", "--output", "out", "--radius", "0.1"), "give --data"),
+        (("certify", "--model", "model.keras", "--input", "images", "--radius", "0.1"), "Parquet files hold every"),
+        (("certify", "--model", "model.keras", "--import", "none.py"), "--import none.py: there is no such module"),
+        (("certify", "--model", "custom.keras"), "holds a Doubled, which nothing here knows. Say --import"),
         (("serve", "serving", "--label", "stable"), "such as stable=1"),
         (("export", "--model", "model.keras", "--output", "out", "--verify"), "--data digits"),
         (("export", "--model", "serving", "--output", "out"), "needs no export"),

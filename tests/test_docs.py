@@ -17,8 +17,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 PACKAGES = (
+    "",
     "attacks",
     "backbones",
+    "bulk",
+    "certificates",
     "consistency",
     "data",
     "evaluation",
@@ -94,11 +97,13 @@ def test_every_export_is_in_the_reference(package):
     documented = {name for page in PAGES for name in re.findall(r"^::: (\S+)", page.read_text(), flags=re.MULTILINE)}
     # Where a function has the name of its module, the full path tells the two apart.
     documented |= {re.sub(r"\.(\w+)\.\1$", r".\1", name) for name in documented}
-    module = importlib.import_module(f"clustr_keras.{package}")
-    # Submodules are exported for the bounds that they register.
-    names = [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
-    exported = {f"clustr_keras.{package}.{name}" for name in names}
-    assert exported - documented == set(), f"add these to docs/api/{package}.md"
+    # What is loaded on first use from a module of its own may be there under that one's name.
+    documented |= {re.sub(r"^(clustr_keras\.bulk)\.\w+\.", r"\1.", name) for name in documented}
+    module = importlib.import_module(f"clustr_keras.{package}".rstrip("."))
+    # Submodules are exported for the bounds that they register; bulk's function needs Apache Beam to be looked at.
+    names = [name for name in module.__all__ if package == "bulk" or not inspect.ismodule(getattr(module, name))]
+    exported = {f"{module.__name__}.{name}" for name in names}
+    assert exported - documented == set(), f"add these to docs/api/{package or 'index'}.md"
 
 
 def test_every_page_is_in_the_navigation_and_every_link_leads_to_a_page():

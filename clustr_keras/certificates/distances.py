@@ -16,6 +16,9 @@ def squared_distances(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLik
     Returns:
         Floats `[B, C, K]`, never negative.
 
+    Raises:
+        ValueError: If the shapes are others.
+
     Example:
 
     >>> squared_distances([[0.0, 1.0]], [[[0.0, 0.0]], [[4.0, 0.0]]])
@@ -30,7 +33,23 @@ def squared_distances(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLik
 
 
 def nearest_cluster(embeddings: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Class and cluster (`0..K-1`) of the center nearest to each embedding, two int arrays `[B]`."""
+    """Class and cluster of the center nearest to each embedding.
+
+    Args:
+        embeddings: Floats `[B, D]`.
+        centers: Floats `[C, K, D]`.
+
+    Returns:
+        Two int arrays `[B]`: class ids, and places `0..K-1` of the clusters in their classes.
+
+    Raises:
+        ValueError: If the shapes are others.
+
+    Example:
+
+    >>> nearest_cluster(ops.array([[0.0, 1.0]]), ops.array([[[9.0, 0.0], [0.0, 0.0]], [[4.0, 0.0], [5.0, 0.0]]]))
+    ([0], [1])
+    """
     clusters = centers.shape[1]
     distances = squared_distances(embeddings, centers)
     nearest = ops.argmin(ops.reshape(distances, (-1, centers.shape[0] * clusters)), axis=-1)

@@ -18,7 +18,21 @@ _PROJECTED_RIVALS = 20
 
 
 def nearest_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
-    """`min_{b not in c} h_ab(z)` for the center `a` of class `c` nearest to `z`, `[B]`, in embedding units."""
+    """`min_{b not in c} h_ab(z)` for the center `a` of class `c` nearest to `z`.
+
+    Args:
+        embeddings: Floats `[B, D]`.
+        centers: Floats `[C, K, D]`.
+        class_ids: Integers `[B]`, the class `c` of each.
+
+    Returns:
+        Floats `[B]`, in embedding units. A radius in input units is this over the backbone's Lipschitz bound.
+
+    Example:
+
+    >>> nearest_margin(ops.array([[0.0, 1.0]]), ops.array([[[0.0, 0.0]], [[4.0, 0.0]]]), ops.array([0]))
+    [2.0]
+    """
     distances = squared_distances(embeddings, centers)
     own = ops.take_along_axis(distances, ops.cast(class_ids, "int32")[:, None, None], axis=1)[:, 0]
     chosen = ops.one_hot(ops.argmin(own, axis=-1), centers.shape[1], dtype="bool")[:, :, None]
@@ -27,17 +41,42 @@ def nearest_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Te
 
 
 def union_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
-    """`min_{b not in c} max_{a in c} h_ab(z)` for a given class `c` per example, `[B]`, in embedding units.
+    """`min_{b not in c} max_{a in c} h_ab(z)` for a given class `c` per example.
 
-    Negative where another class is nearer.
+    Args:
+        embeddings: Floats `[B, D]`.
+        centers: Floats `[C, K, D]`.
+        class_ids: Integers `[B]`, the class `c` of each.
+
+    Returns:
+        Floats `[B]`, in embedding units; negative where another class is nearer. A radius in input units is this over
+        the backbone's Lipschitz bound.
+
+    Example:
+
+    >>> union_margin(ops.array([[0.0, 1.0]]), ops.array([[[0.0, 0.0]], [[4.0, 0.0]]]), ops.array([0]))
+    [2.0]
     """
     return ops.min(ops.max(signed_distances(embeddings, centers, class_ids), axis=1), axis=-1)
 
 
 def exact_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tensor:
-    """Distance of `z` to where some `b` not in `c` has `h_ab <= 0` for all `a` in `c`, `[B]`, in embedding units.
+    """Distance of `z` to where some `b` not in `c` has `h_ab <= 0` for all `a` in `c`.
 
     A lower bound of it in floating point, never below the union margin.
+
+    Args:
+        embeddings: Floats `[B, D]`.
+        centers: Floats `[C, K, D]`.
+        class_ids: Integers `[B]`, the class `c` of each.
+
+    Returns:
+        Floats `[B]`, in embedding units. A radius in input units is this over the backbone's Lipschitz bound.
+
+    Example:
+
+    >>> exact_margin(ops.array([[0.0, 1.0]]), ops.array([[[0.0, 0.0]], [[4.0, 0.0]]]), ops.array([0]))
+    [2.0]
     """
     num_classes, clusters, dim = centers.shape
     h = signed_distances(embeddings, centers, class_ids)  # [B, K, C*K]

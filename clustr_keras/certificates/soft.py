@@ -8,7 +8,27 @@ from clustr_keras.types import ArrayLike, Tensor
 
 
 def soft_scores(embeddings: Tensor | ArrayLike, centers: Tensor | ArrayLike, variance: Tensor) -> Tensor:
-    """`logsumexp_k(-||z - mu_ck||^2 / (2 s^2))`, floats `[B, C]`."""
+    """Scores of the classes in which every cluster has its say, `logsumexp_k(-||z - mu_ck||^2 / (2 s^2))`.
+
+    Args:
+        embeddings: Floats `[B, D]`.
+        centers: Floats `[C, K, D]`.
+        variance: Positive float s^2, or floats `[C, K]`, one for each cluster.
+
+    Returns:
+        Floats `[B, C]`.
+
+    Raises:
+        ValueError: If the shapes are others.
+
+    Example:
+
+    >>> soft_scores([[0.0, 1.0]], [[[0.0, 0.0]], [[4.0, 0.0]]], variance=0.5)
+    [[-1.0, -17.0]]
+
+    Reference:
+        Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021, in log space.
+    """
     return ops.logsumexp(-squared_distances(embeddings, centers) / (2.0 * variance), axis=-1)
 
 

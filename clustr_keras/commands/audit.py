@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from clustr_keras.commands.answering import answering, fail_unless
-from clustr_keras.commands.inputs import images_to_test, load_classifier, load_data
+from clustr_keras.commands.inputs import images_to_test, import_modules, load_classifier, load_data
 from clustr_keras.commands.options import (
     DataDirOption,
     DataOption,
     ExamplesOption,
     ImageSizeOption,
+    ImportOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -25,6 +26,7 @@ if typing.TYPE_CHECKING:
 
 def audit(
     model: ModelOption,
+    imports: ImportOption = None,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
@@ -44,6 +46,7 @@ def audit(
     the violations, by their places in the data set), reach.
     """
     with answering(as_json) as answer:
+        import_modules(imports)
         otherwise = "clustr evaluate takes an exported version, and attacks inside its certified radii too."
         classifier = load_classifier(model, otherwise)
         test = images_to_test(load_data(data, data_dir, image_size), examples, seed)

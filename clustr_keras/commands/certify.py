@@ -10,20 +10,31 @@ from typing import Annotated
 import typer
 
 from clustr_keras.commands.answering import answering
-from clustr_keras.commands.inputs import Images, check_exists, images_to_test, load_any, load_data
+from clustr_keras.commands.inputs import (
+    Images,
+    check_exists,
+    images_to_test,
+    import_modules,
+    load_any,
+    load_data,
+    radii_to_tell,
+)
 from clustr_keras.commands.options import (
     BatchSizeOption,
     DataDirOption,
     DataOption,
     ExamplesOption,
     ImageSizeOption,
+    ImportOption,
     JsonOption,
     MaxPixelsOption,
     MethodOption,
     ModelOption,
+    RadiusOption,
     ResizeOption,
     SeedOption,
     output_option,
+    refuse,
 )
 from clustr_keras.installation import install_command
 
@@ -36,11 +47,13 @@ _COLUMNS = ("class_ids", "runner_up_class_ids", "nearest_cluster", "certified_ra
 def certify(
     context: typer.Context,
     model: ModelOption,
+    imports: ImportOption = None,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
     examples: ExamplesOption = None,
     seed: SeedOption = 0,
+    radius: RadiusOption = None,
     method: MethodOption = None,
     output: Annotated[
         str | None, output_option("CSV file, a row for each image; with --input a folder of Parquet files.")
@@ -71,24 +84,28 @@ def certify(
     """
     check_exists(model)
     if source is None:
-        _refuse(
+        refuse(
             context, ("split", "runner", "shard_size", "threads_per_worker", "resize", "max_pixels"), "needs --input"
         )
         if context.args:
             raise ValueError(f"there is no option or argument {context.args[0]}; see clustr certify --help.")
         with answering(as_json) as answer:
+            import_modules(imports)
             from clustr_keras.training.accuracies import accuracies_of, in_words
 
-            test = images_to_test(load_data(data, data_dir, image_size), examples, seed)
+            dataset = load_data(data, data_dir, image_size)
+            test = images_to_test(dataset, examples, seed)
             certificate = _certificate(model, test, method, batch_size)
-            facts = accuracies_of(certificate, test.labels)
+            facts = accuracies_of(certificate, test.labels, radii_to_tell(radius, dataset))
             wrote = () if output is None else (_write_rows(certificate, test, pathlib.Path(output)),)
             figures = {"model": model, "data": data, "output": output, "seed": seed, "ids": test.sample, **facts}
             figures["lipschitz_bound"] = certificate.lipschitz_bound
             answer(figures, *wrote, f"{len(test.ids)} images: {in_words(facts)}.")
         return
-    _refuse(context, ("data",), "excludes --input, which names the images")
-    _refuse(context, ("image_size",), "excludes --input, whose images --resize brings to the size of the model")
+    refuse(context, ("data",), "excludes --input, which names the images")
+    refuse(context, ("imports",), "excludes --input; an exported version brings its layers along")
+    refuse(context, ("radius",), "excludes --input, whose Parquet files hold every radius")
+    refuse(context, ("image_size",), "excludes --input, whose images --resize brings to the size of the model")
     if output is None:
         raise ValueError("--input needs --output, a folder for the Parquet files.")
     if importlib.util.find_spec("apache_beam") is None:
@@ -155,11 +172,3 @@ def _write_rows(certificate: "Certificate", test: Images, path: pathlib.Path) ->
         writer.writerow(["image", "label", *_COLUMNS])
         writer.writerows(zip(test.ids, test.labels, *columns, strict=True))
     return f"Wrote {path}."
-
-
-def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Refuses options that were given and do not go with others."""
-    for name in names:
-        found = context.get_parameter_source(name)
-        if found is not None and found.name == "COMMANDLINE":
-            raise ValueError(f"--{name.replace('_', '-')} {why}.")

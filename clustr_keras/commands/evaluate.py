@@ -8,12 +8,13 @@ from typing import Annotated, get_args
 import typer
 
 from clustr_keras.commands.answering import answering, fail_unless
-from clustr_keras.commands.inputs import load_any, load_data
+from clustr_keras.commands.inputs import import_modules, load_any, load_data
 from clustr_keras.commands.options import (
     DataDirOption,
     DataOption,
     ExamplesOption,
     ImageSizeOption,
+    ImportOption,
     JsonOption,
     ModelOption,
     SeedOption,
@@ -34,6 +35,7 @@ def known_attacks(incomplete: str) -> list[str]:
 
 def evaluate(
     model: ModelOption,
+    imports: ImportOption = None,
     data: DataOption = "digits",
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
@@ -69,6 +71,7 @@ def evaluate(
     broken_certificates (by their places in the data set), passed.
     """
     with answering(as_json) as answer:
+        import_modules(imports)
         from clustr_keras.evaluation import ATTACKS, DEFAULT_ATTACKS, DEFAULT_THREAT_MODELS, ThreatModel
         from clustr_keras.evaluation.evaluate_run import broken_certificate_file, run_evaluation
 

@@ -6,16 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from clustr_keras.commands.answering import answering
-from clustr_keras.commands.inputs import images_to_test, load_classifier, load_data
+from clustr_keras.commands.inputs import images_to_test, import_modules, load_classifier, load_data, radii_to_tell
 from clustr_keras.commands.options import (
     DataDirOption,
     ExamplesOption,
     ImageSizeOption,
+    ImportOption,
     JsonOption,
     MaxPixelsOption,
     MethodOption,
     ModelOption,
     OptionalDataOption,
+    RadiusOption,
     ResizeOption,
     SeedOption,
     output_option,
@@ -29,6 +31,7 @@ _VERIFIED = 256
 def export(
     model: ModelOption,
     output: Annotated[pathlib.Path, output_option("Model directory; the version folder goes into it.")],
+    imports: ImportOption = None,
     version: Annotated[int | None, typer.Option(min=1, show_default="the next one", help="Number of it.")] = None,
     method: MethodOption = None,
     data: OptionalDataOption = None,
@@ -36,6 +39,7 @@ def export(
     image_size: ImageSizeOption = None,
     examples: ExamplesOption = None,
     seed: SeedOption = 0,
+    radius: RadiusOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with the live model on --data, in a fresh process.")
     ] = False,
@@ -55,7 +59,12 @@ def export(
     """
     if verify and data is None:
         raise ValueError("--verify compares on real images: say which, --data digits for example.")
+    if radius and (data is None or without_certificate):
+        raise ValueError(
+            "--radius is where accuracy is certified on --data: give --data, and not --without-certificate."
+        )
     with answering(as_json) as answer:
+        import_modules(imports)
         from clustr_keras.serving import export_model
 
         classifier = load_classifier(model, "An exported version needs no export: copy its folder.")
@@ -64,8 +73,10 @@ def export(
         if data is not None:
             from clustr_keras.training.accuracies import accuracy_facts
 
-            test = images_to_test(load_data(data, data_dir, image_size), examples, seed)
-            facts = {"data_set": data, **accuracy_facts(classifier, test.images, test.labels, not without_certificate)}
+            dataset = load_data(data, data_dir, image_size)
+            test = images_to_test(dataset, examples, seed)
+            radii = None if without_certificate else radii_to_tell(radius, dataset)
+            facts = {"data_set": data, **accuracy_facts(classifier, test.images, test.labels, radii)}
             if test.sample is not None:
                 facts |= {"seed": seed, "ids": test.sample.tolist()}
             verify_on = test.images[:_VERIFIED] if verify else None

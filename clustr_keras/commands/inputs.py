@@ -1,7 +1,10 @@
 """What commands read: data sets and models."""
 
 import dataclasses
+import importlib
 import pathlib
+import re
+import sys
 import typing
 
 if typing.TYPE_CHECKING:
@@ -47,6 +50,15 @@ def load_data(name: str, data_dir: pathlib.Path | None, image_size: str | None =
     return load(name, data_dir, pixels)
 
 
+def radii_to_tell(radii: list[float] | None, dataset: "ImageDataset") -> tuple[float, ...]:
+    """The radii of `--radius`; those of the data set's recipe by default."""
+    if radii:
+        return tuple(radii)
+    from clustr_keras.training import certified_recipe
+
+    return certified_recipe(dataset.name, image_shape=dataset.image_shape).radii
+
+
 def images_to_test(dataset: "ImageDataset", examples: int | None, seed: int = 0) -> Images:
     """A random sample of the test images, in their order; all by default."""
     from clustr_keras.data import as_floats, random_rows
@@ -54,6 +66,22 @@ def images_to_test(dataset: "ImageDataset", examples: int | None, seed: int = 0)
     test = dataset.test
     ids = random_rows(len(test), examples, seed)
     return Images(as_floats(test.images[ids]), test.labels[ids], ids, len(test))
+
+
+def import_modules(names: list[str] | None) -> None:
+    """Imports what `--import` names: modules that Python finds, from the current folder too, or .py files."""
+    for name in names or ():
+        file = pathlib.Path(name)
+        is_file = file.suffix == ".py"
+        sys.path.insert(0, str(file.parent.absolute() if is_file else pathlib.Path.cwd()))
+        try:
+            importlib.import_module(file.stem if is_file else name)
+        except ModuleNotFoundError as error:
+            if error.name not in (file.stem, name, name.partition(".")[0]):
+                raise  # something that the module itself needs
+            raise ValueError(f"--import {name}: there is no such module or file.") from error
+        finally:
+            sys.path.pop(0)
 
 
 def check_exists(model: str, option: str = "--model") -> None:
@@ -93,4 +121,14 @@ def _load(path: str) -> "keras.Model":
     import clustr_keras
 
     clustr_keras.register_for_deserialization()
-    return keras.models.load_model(path)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except TypeError as error:
+        # The layer of a nested model is named in an error within another one.
+        unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", str(error))
+        if unknown is None:
+            raise
+        raise ValueError(
+            f"{path} holds a {unknown[1]}, which nothing here knows. Say --import and the module or the .py file that "
+            "registers it, with keras.saving.register_keras_serializable."
+        ) from error

@@ -1,5 +1,6 @@
 """Options that several commands have. One name means one thing in all of them, with one help text."""
 
+import math
 import os
 import pathlib
 from typing import Annotated, Any, get_args
@@ -35,6 +36,26 @@ def known_devices(incomplete: str) -> list[str]:
     return [name for name in ("all",) if name.startswith(incomplete)]
 
 
+def number(text: str) -> float:
+    """Reads `0.5`, or a fraction such as `36/255`."""
+    numerator, _, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{text!r} is no number, such as 0.5 or 36/255.") from None
+    if not 0.0 <= value < math.inf:
+        raise typer.BadParameter(f"{text!r} is not finite and at least 0.")
+    return value
+
+
+def refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuses options that were given and do not go with others."""
+    for parameter in context.command.params:
+        found = context.get_parameter_source(str(parameter.name))
+        if parameter.name in names and found is not None and found.name == "COMMANDLINE":
+            raise ValueError(f"{parameter.opts[0]} {why}.")
+
+
 def output_option(what: str) -> Any:
     """`--output`, always what is written."""
     return typer.Option("--output", help=what)
@@ -67,6 +88,12 @@ ImageSizeOption = Annotated[
 ModelOption = Annotated[
     str, typer.Option("--model", help="A .keras file; for certify and evaluate also an exported version.")
 ]
+ImportOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import", show_default=False, help="Module, or .py file, that registers layers of yours; may be repeated."
+    ),
+]
 ExamplesOption = Annotated[int | None, examples_option()]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of all that is drawn at random.")]
 RecipeOption = Annotated[
@@ -87,6 +114,16 @@ EpsOption = Annotated[
 ]
 FastOption = Annotated[
     bool, typer.Option("--fast", help="A small convnet and fewer epochs, for a CPU; not for certified.")
+]
+RadiusOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--radius",
+        parser=number,
+        metavar="<number>",
+        show_default="the data's",
+        help="l_2, where certified accuracy is told: 0.5 or 36/255; may be repeated.",
+    ),
 ]
 MethodOption = Annotated[
     CertifiedMethod | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clustr_keras.commands.answering import answering
-from clustr_keras.commands.inputs import load_classifier, load_data
+from clustr_keras.commands.inputs import import_modules, load_classifier, load_data
 from clustr_keras.commands.options import (
     DataDirOption,
     DataOption,
@@ -14,7 +14,9 @@ from clustr_keras.commands.options import (
     EpsOption,
     FastOption,
     ImageSizeOption,
+    ImportOption,
     JsonOption,
+    RadiusOption,
     RecipeOption,
     SeedOption,
     known_devices,
@@ -31,11 +33,13 @@ def train(
     epochs: EpochsOption = None,
     margin: Annotated[
         float | None,
-        typer.Option(min=0.0, show_default="the data's", help="certified: about twice the radius aimed at."),
+        typer.Option(min=0.0, show_default="the data's", help="certified: several times the radius aimed at."),
     ] = None,
+    radius: RadiusOption = None,
     eps: EpsOption = 8 / 255,
     fast: FastOption = False,
     start: Annotated[str | None, typer.Option("--from", help="A .keras file to go on from; not for certified.")] = None,
+    imports: ImportOption = None,
     checkpoint: Annotated[
         pathlib.Path | None,
         typer.Option(help="Folder of a checkpoint after each epoch; resumes where it holds one. Not for certified."),
@@ -60,6 +64,7 @@ def train(
     if output.suffix != ".keras":
         raise ValueError(f"--output must be a .keras file; got {output}.")
     with answering(as_json) as answer:
+        import_modules(imports)
         from clustr_keras.training.accuracies import in_words
         from clustr_keras.training.run import run_training
 
@@ -69,6 +74,7 @@ def train(
             output,
             epochs=epochs,
             margin=margin,
+            radii=radius or None,
             eps=eps,
             fast=fast,
             start=None if start is None else load_classifier(start, "An exported version cannot be trained.", "--from"),

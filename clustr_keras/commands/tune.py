@@ -20,6 +20,7 @@ from clustr_keras.commands.options import (
     JsonOption,
     RecipeOption,
     SeedOption,
+    number,
     output_option,
 )
 from clustr_keras.installation import install_command
@@ -40,7 +41,13 @@ def tune(
         typer.Option(show_default="certified, or robust", help="Which accuracy counts; or the mean of two."),
     ] = None,
     radius: Annotated[
-        float | None, typer.Option(min=0.0, show_default="the recipe's", help="Where certified accuracy counts.")
+        float | None,
+        typer.Option(
+            parser=number,
+            metavar="<number>",
+            show_default="the recipe's",
+            help="l_2, where certified accuracy counts: 0.5 or 36/255.",
+        ),
     ] = None,
     eps: EpsOption = 8 / 255,
     fast: FastOption = False,

@@ -183,7 +183,7 @@ def default_augmentation(name: str) -> CropAndFlip | None:
     Example:
 
     >>> default_augmentation("cifar10")
-    CropAndFlip(padding=4, flip=True)
+    CropAndFlip(padding=4, flip=True, fill_mode='constant')
 
     Reference:
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.

@@ -210,6 +210,11 @@ def default_attacks(model: ClustrClassifier, batch_size: int = 256, subset: int 
 
     Returns:
         A list of attacks in l_2 on the deployed logits.
+
+    Example:
+
+    >>> len(audit(model, x_test, attacks=default_attacks(model, seed=1)).violations)
+    0
     """
     certifier = model.certifier()
     return attacks_on_radii(certifier.deployed_logits, certifier, batch_size, subset, seed)

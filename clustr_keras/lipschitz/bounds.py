@@ -93,7 +93,19 @@ def bound(model_or_layer: keras.Model | keras.layers.Layer, input_shape: Shape |
 
 
 def is_one_lipschitz_by_construction(model: keras.Model) -> bool:
-    """Whether every operation of a model is 1-Lipschitz in exact arithmetic, whatever its weights are."""
+    """Whether every operation of a model is 1-Lipschitz in exact arithmetic, whatever its weights are.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Boolean; `False` also where an operation has no known bound, or one that depends on its weights.
+
+    Example:
+
+    >>> is_one_lipschitz_by_construction(lipschitz_mlp((8, 8, 1)))
+    True
+    """
 
     def apply(call):
         if isinstance(call.operation, keras.layers.InputLayer):

@@ -32,10 +32,10 @@ def condense(model: keras.Model) -> keras.Model:
     return keras.models.clone_model(model, clone_function=copy, recursive=True)
 
 
-def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A layer of the same class with the same configuration and weights."""
+def copy_layer(layer: keras.Operation) -> keras.Operation:
+    """A layer, or an operation of `keras.ops`, of the same class with the same configuration and weights."""
     copied = layer.__class__.from_config(layer.get_config())
-    if layer.weights:
+    if isinstance(layer, keras.layers.Layer) and layer.weights:
         copied.build_from_config(layer.get_build_config())
         copied.set_weights(layer.get_weights())
     return copied

@@ -20,6 +20,11 @@ def fingerprint(model: keras.Model | keras.layers.Layer) -> Ints:
 
     Returns:
         uint8 array `[32]`.
+
+    Example:
+
+    >>> fingerprint(backbone).shape
+    (32,)
     """
     digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True, default=str).encode())
     for variable in model.weights:

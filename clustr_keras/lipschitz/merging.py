@@ -27,7 +27,9 @@ register(keras.layers.Subtract)(_of_sum)
 @register(keras.layers.Average)
 def _of_average(call):
     count = len(call.inputs)
-    return LayerBound(up(1.0 / count), f"mean of {count} branches", None, _repetitions(call))
+    # The sum has count - 1 roundings; dividing has one, and two where the compiler multiplies by the reciprocal.
+    rounding = Rounding(relative=up(gamma(count + 1, FLOAT32_ROUNDOFF) / count), absolute=1e-30)
+    return LayerBound(up(1.0 / count), f"mean of {count} branches", rounding, _repetitions(call))
 
 
 @register(keras.layers.Maximum)

@@ -25,8 +25,9 @@ class OrthogonalConv2D(keras.layers.Layer):
     R and M are the kernels of `OrthogonalDense` layers, made orthonormal by one Newton-Schulz step in the graph and a
     retraction after each step of the optimizer. Whatever values are stored, their singular values are at most 1. Then
     `P` has eigenvalues p in [0, 1] and its factor the norm `max |p + (1 - p) exp(i w)| <= 1`, so the layer is
-    1-Lipschitz in exact arithmetic for every value of its weights. With more channels than filters A(w) is the adjoint
-    of such a product. The kernel of an even size begins `(k - 1) // 2` pixels before the pixel it is for, as in Keras.
+    1-Lipschitz in exact arithmetic for every value of its weights. With more channels than filters A(w) is the
+    transpose of such a product, whose singular values are the same. The kernel of an even size begins `(k - 1) // 2`
+    pixels before the pixel it is for, as in Keras.
 
     With circular padding the layer is itself an isometry, or a projection where channels get fewer. Padding with zeros
     takes the convolution on the infinite plane to a part of it: that never stretches either, but what a shift moves
@@ -120,7 +121,7 @@ class OrthogonalConv2D(keras.layers.Layer):
         kernel = _SHRINK * self.mixing.kernel[None, None]
         for index, layer in enumerate(self.ranges):
             kernel = _with_factor(kernel, layer.kernel, axis=index % 2)
-        # Of more channels than filters it is the adjoint: a semi-orthogonal response stays one.
+        # Of more channels than filters it is the transpose: a semi-orthogonal response stays one.
         return kernel if self.channels <= self.filters else ops.transpose(kernel, (0, 1, 3, 2))
 
     def call(self, inputs: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from importlib import import_module
 
 _HOMES = {
     "AsyncClient": "clustr_keras.serving.async_client",
+    "BatchingParameters": "clustr_keras.serving.batching",
     "Client": "clustr_keras.serving.client",
+    "LoadTestResult": "clustr_keras.serving.load_test",
     "LocalServer": "clustr_keras.serving.server",
     "ServingError": "clustr_keras.serving.errors",
     "export_model": "clustr_keras.serving.export",

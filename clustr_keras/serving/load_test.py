@@ -75,12 +75,6 @@ class LoadTestResult:
         table.add_row("errors", ", ".join(f"{code} {count}" for code, count in self.errors.items()) or "none")
         return table
 
-    def report(self) -> None:
-        """Prints that table."""
-        from clustr_keras.progress import console
-
-        console.print(self.table())
-
 
 def run_load_test(
     target: str,

@@ -254,7 +254,10 @@ class LocalServer:
 
 
 def _cannot_listen(what, host, port, error):
-    return OSError(f"cannot listen on {host}:{port} ({error}). Free the port, or pass {what}=0 for any free one.")
+    option = f"--{what.replace('_', '-')}"
+    return OSError(
+        f"cannot listen on {host}:{port} ({error}). Free the port, or pass {what}=0 ({option} 0) for any free one."
+    )
 
 
 def _bracketed(host):

@@ -1,5 +1,6 @@
 """How good a classifier is on labeled images: the figures of the command line and of model cards."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,15 +8,14 @@ import numpy as np
 from clustr_keras.classifier import Certificate, ClustrClassifier
 from clustr_keras.types import ArrayLike, Floats, Ints
 
-RADII = (0.3, 0.5)
 
-
-def accuracies_of(certificate: Certificate, labels: ArrayLike) -> dict[str, Any]:
+def accuracies_of(certificate: Certificate, labels: ArrayLike, radii: Sequence[float] = (0.3, 0.5)) -> dict[str, Any]:
     """Clean accuracy, and certified accuracy at some radii.
 
     Args:
         certificate: `Certificate`.
         labels: Class ids `[B]`.
+        radii: Floats, l_2.
 
     Returns:
         Dict: `test_images`; `clean_accuracy`; and `certified_accuracy`, a dict from radii to shares. Where nothing is
@@ -30,7 +30,7 @@ def accuracies_of(certificate: Certificate, labels: ArrayLike) -> dict[str, Any]
     radius, is_certified = certificate.certified_radius, certificate.certified_radius is not None
     if radius is None:
         radius = certificate.radius
-    shares = {str(least): float(np.mean(is_right & (radius >= least))) for least in RADII}
+    shares = {str(least): float(np.mean(is_right & (radius >= least))) for least in radii}
     return {
         "test_images": len(is_right),
         "clean_accuracy": float(np.mean(is_right)),
@@ -39,11 +39,11 @@ def accuracies_of(certificate: Certificate, labels: ArrayLike) -> dict[str, Any]
 
 
 def accuracy_facts(
-    model: ClustrClassifier, images: Floats, labels: Ints, with_certificate: bool = True
+    model: ClustrClassifier, images: Floats, labels: Ints, radii: Sequence[float] | None = (0.3, 0.5)
 ) -> dict[str, Any]:
-    """The same of a model, which is asked for its classes alone where it has no certificate."""
-    if with_certificate:
-        return accuracies_of(model.certify(images), labels)
+    """The same of a model, which is asked for its classes alone where `radii` is `None`."""
+    if radii is not None:
+        return accuracies_of(model.certify(images), labels, radii)
     predicted = model.predict(images, batch_size=250, verbose=0).argmax(-1)
     return {"test_images": len(labels), "clean_accuracy": float(np.mean(predicted == labels))}
 
@@ -56,6 +56,6 @@ def in_words(facts: dict[str, Any]) -> str:
         ("uncertified_accuracy", "accuracy at radii in real arithmetic, which are not certified:"),
     ):
         if name in facts:
-            shares = " and ".join(f"{share:.1%} at {radius}" for radius, share in facts[name].items())
+            shares = " and ".join(f"{share:.1%} at {float(radius):.4g}" for radius, share in facts[name].items())
             words += f", {kind} {shares}"
     return words

@@ -18,7 +18,6 @@ from clustr_keras.training.resumed_schedule import ResumedSchedule
 from clustr_keras.types import ArrayLike, Floats
 
 _BACKBONES = {make.__name__: make for make in (lipschitz_mlp, lipschitz_convnet, lipschitz_resnet)}
-_LIKE_MNIST = ("mnist", "mnist10k", "fashion_mnist", "kmnist")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +29,13 @@ class CertifiedRecipe:
         sizes: Dict of what that function takes besides the shape of the images, such as `{"widths": (256, 64)}`; its
             defaults for the resolution of the images otherwise.
         clusters_per_class: Integer K.
-        temperature, margin: Of the `CertifiedMarginLoss`; the margin is about twice the radius aimed at.
+        temperature, margin: Of the `CertifiedMarginLoss`; the margin is several times the radius aimed at.
         learning_rate: Peak of the learning rate of `lipschitz.orthogonal_optimizer`; it falls to 0 along a cosine.
         warmup: Share of all steps in which the learning rate rises to its peak.
         epochs, batch_size: As for `fit`.
         augmentation: What the training images go through, called with a batch and a random generator, or `None`.
         watched_radius: Radius of the certified accuracy that is shown while training.
+        radii: Radii of the certified accuracies that are told of the trained model.
         seed: Integer, of the weights and the order of the data.
     """
 
@@ -50,53 +50,92 @@ class CertifiedRecipe:
     batch_size: int = 128
     augmentation: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
     watched_radius: float = 0.3
+    radii: tuple[float, ...] = (0.3, 0.5)
     seed: int = 0
 
 
-def certified_recipe(data: str = "digits", seed: int = 0) -> CertifiedRecipe:
+_RECIPES = {
+    "digits": CertifiedRecipe(),
+    "mnist": CertifiedRecipe(
+        margin=4.0,
+        learning_rate=4e-2,
+        warmup=0.05,
+        epochs=600,
+        batch_size=2048,
+        augmentation=RandomAffine(shift=1.0, rotation=12.0, scale=0.1, shear=0.15),
+        watched_radius=1.0,
+        radii=(0.3, 1.0, 1.58),
+    ),
+    "cifar10": CertifiedRecipe(
+        backbone="lipschitz_convnet",
+        temperature=8.0,
+        margin=1.0,
+        warmup=0.05,
+        epochs=300,
+        batch_size=512,
+        augmentation=CropAndFlip(fill_mode="reflect"),
+        watched_radius=36 / 255,
+        radii=(36 / 255, 72 / 255, 108 / 255),
+    ),
+}
+_RECIPES_OF_SETS = {
+    "digits": "digits",
+    **dict.fromkeys(("mnist", "mnist10k", "fashion_mnist", "kmnist"), "mnist"),
+    **dict.fromkeys(("cifar10", "cifar100"), "cifar10"),
+}
+
+
+def certified_recipe(
+    data: str = "digits", seed: int = 0, image_shape: tuple[int, ...] | None = None
+) -> CertifiedRecipe:
     """The settings for a data set.
 
     For MNIST and sets like it a large margin and `RandomAffine`, without which certified accuracy falls behind on
     images that the training has not seen; for CIFAR a convolutional network and crops of images that are reflected at
-    their edges: black borders cost it two points at 36/255.
+    their edges: black borders cost it two points at 36/255. Any other data set gets those of the set that its images
+    are like, which is a start and no more, without mirror images, since these may be of another class.
 
     Args:
         data: Name of the data set, with or without configuration and version.
         seed: Integer.
+        image_shape: `(H, W, C)`, for data sets that have no settings of their own; these get the digits' without.
 
     Returns:
-        A `CertifiedRecipe`; that of the digits for any other set, which is a start and no more.
+        A `CertifiedRecipe`.
 
     Example:
 
     >>> certified_recipe("mnist").margin
     4.0
+    >>> certified_recipe("photos", image_shape=(64, 64, 3)).backbone
+    'lipschitz_convnet'
     """
-    name = data.partition(":")[0].partition("/")[0]
-    if name in _LIKE_MNIST:
-        return CertifiedRecipe(
-            margin=4.0,
-            learning_rate=4e-2,
-            warmup=0.05,
-            epochs=600,
-            batch_size=2048,
-            augmentation=RandomAffine(shift=1.0, rotation=12.0, scale=0.1, shear=0.15),
-            watched_radius=1.0,
-            seed=seed,
-        )
-    if name in ("cifar10", "cifar100"):
-        return CertifiedRecipe(
-            backbone="lipschitz_convnet",
-            temperature=8.0,
-            margin=1.0,
-            warmup=0.05,
-            epochs=300,
-            batch_size=512,
-            augmentation=CropAndFlip(fill_mode="reflect"),
-            watched_radius=36 / 255,
-            seed=seed,
-        )
-    return CertifiedRecipe(seed=seed)
+    name = _set_like(data, image_shape)
+    recipe = _RECIPES[name]
+    if name == "cifar10" and _base_name(data) not in _RECIPES_OF_SETS:
+        recipe = dataclasses.replace(recipe, augmentation=CropAndFlip(flip=False, fill_mode="reflect"))
+    return dataclasses.replace(recipe, seed=seed)
+
+
+def borrowed_settings(data: str, image_shape: tuple[int, ...]) -> str | None:
+    """The data set whose settings `certified_recipe` takes for another one, `None` for a set that has its own."""
+    return None if _base_name(data) in _RECIPES_OF_SETS else _set_like(data, image_shape)
+
+
+def _base_name(data):
+    return data.partition(":")[0].partition("/")[0]
+
+
+def _set_like(data, image_shape):
+    """`"digits"`, `"mnist"` or `"cifar10"`."""
+    own = _RECIPES_OF_SETS.get(_base_name(data))
+    if own is not None or image_shape is None:
+        return own or "digits"
+    height, width, channels = image_shape
+    if min(height, width) < 16:
+        return "digits"
+    # The convolutional network halves the images twice.
+    return "cifar10" if channels > 1 and height % 4 == width % 4 == 0 else "mnist"
 
 
 def train_certified(

@@ -11,9 +11,9 @@ import keras
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import ImageDataset, as_floats
 from clustr_keras.installation import install_command
-from clustr_keras.progress import progress_bar
+from clustr_keras.progress import progress_bar, say
 from clustr_keras.training.accuracies import accuracy_facts
-from clustr_keras.training.certified import certified_recipe, train_certified
+from clustr_keras.training.certified import CertifiedRecipe, borrowed_settings, certified_recipe, train_certified
 from clustr_keras.training.devices import made_again, scope_of, strategy_for
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.epoch_progress import EpochProgress
@@ -26,6 +26,7 @@ def run_training(
     output: pathlib.Path,
     epochs: int | None = None,
     margin: float | None = None,
+    radii: Sequence[float] | None = None,
     eps: float = 8 / 255,
     fast: bool = False,
     start: ClustrClassifier | None = None,
@@ -43,6 +44,7 @@ def run_training(
         output: The .keras file to write.
         epochs: Integer, the recipe's number by default.
         margin: Float, of the certified recipe; that of the data set by default.
+        radii: Floats, where the certified recipe's accuracy is told; those of the data set by default.
         eps: Float, l_inf radius of the adversarial recipes.
         fast: Whether to take the recipe's scale for a CPU.
         start: `ClustrClassifier` to go on from.
@@ -67,8 +69,15 @@ def run_training(
                     "the recipe certified trains in one go, at one scale; --from, --checkpoint and --fast are for the "
                     "others."
                 )
-            model = _train_certified(dataset, epochs, margin, seed, _logs(csv_log, tensorboard))
+            given: dict[str, Any] = {"epochs": epochs, "margin": margin, "radii": radii}
+            certified = dataclasses.replace(
+                certified_recipe(dataset.name, seed, dataset.image_shape),
+                **{field: value for field, value in given.items() if value is not None},
+            )
+            model, radii = _train_certified(dataset, certified, _logs(csv_log, tensorboard)), certified.radii
         else:
+            if radii is not None:
+                raise ValueError("--radius is for the recipe certified: no radius is known of the others.")
             recipe = paper_recipe(name, dataset.name, eps, seed)
             recipe = recipe.faster() if fast else recipe
             recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
@@ -78,19 +87,15 @@ def run_training(
     model.save(output)
     if strategy is not None:
         model = keras.models.load_model(output, compile=False)  # on one device again
-    return accuracy_facts(model, as_floats(dataset.test.images), dataset.test.labels, name == "certified")
+    return accuracy_facts(model, as_floats(dataset.test.images), dataset.test.labels, radii)
 
 
 def _train_certified(
-    dataset: ImageDataset,
-    epochs: int | None,
-    margin: float | None,
-    seed: int,
-    callbacks: Sequence[keras.callbacks.Callback],
+    dataset: ImageDataset, recipe: CertifiedRecipe, callbacks: Sequence[keras.callbacks.Callback]
 ) -> ClustrClassifier:
-    given = {"epochs": epochs, "margin": margin}
-    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    recipe = dataclasses.replace(certified_recipe(dataset.name, seed), **asked)
+    borrowed = borrowed_settings(dataset.name, dataset.image_shape)
+    if borrowed is not None:
+        say(f"{dataset.name} has no settings of its own; those of {borrowed} are a start. See clustr tune --help.")
     images, labels = as_floats(dataset.train.images), dataset.train.labels
     with progress_bar("Training", recipe.epochs) as report:
         callbacks = [*callbacks, EpochProgress(report)]

@@ -68,7 +68,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         pretrained: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(name=f"clustr_{dataset.name.partition(':')[0].replace('/', '_')}")
-        self.recipe = certified_recipe(dataset.name) if recipe is None else recipe
+        self.recipe = certified_recipe(dataset.name, image_shape=dataset.image_shape) if recipe is None else recipe
         self.is_certified = isinstance(self.recipe, CertifiedRecipe)
         watched = self.recipe.watched_radius if isinstance(self.recipe, CertifiedRecipe) else 0.0
         self.radius = watched if radius is None else radius

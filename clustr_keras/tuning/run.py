@@ -79,7 +79,7 @@ def run_search(
         ValueError: If there is no such recipe, tuner or objective, they do not go together, or the folder belongs to
             another search; after the search, if it was given up or no trial is left to retrain.
     """
-    start = _start(recipe, dataset.name, eps, fast, seed)
+    start = _start(recipe, dataset, eps, fast, seed)
     objective = objective or ("certified" if recipe == "certified" else "robust")
     hypermodel = ClustrHyperModel(dataset, start, radius, eps, pretrained=output / "pretrained.npz")
     goal = make_objective(objective)
@@ -107,14 +107,14 @@ def run_search(
     return Search(leaderboard, retrained)
 
 
-def _start(recipe: str, data: str, eps: float, fast: bool, seed: int) -> CertifiedRecipe | Recipe:
+def _start(recipe: str, dataset: ImageDataset, eps: float, fast: bool, seed: int) -> CertifiedRecipe | Recipe:
     """The settings to start from."""
     if recipe != "certified":
-        start = paper_recipe(recipe, data, eps, seed)
+        start = paper_recipe(recipe, dataset.name, eps, seed)
         return start.faster() if fast else start
     if fast:
         raise ValueError("the recipe certified has one scale; --fast is for the others.")
-    return certified_recipe(data, seed)
+    return certified_recipe(dataset.name, seed, dataset.image_shape)
 
 
 def _retrain(
@@ -128,4 +128,5 @@ def _retrain(
         model = hypermodel.retrain(hp, epochs, [EpochProgress(report)])
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
-    return accuracy_facts(model, as_floats(test.images), test.labels, hypermodel.is_certified)
+    radii = hypermodel.recipe.radii if isinstance(hypermodel.recipe, CertifiedRecipe) else None
+    return accuracy_facts(model, as_floats(test.images), test.labels, radii)

@@ -6,38 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
+from support.pgd_networks import DIM, ORDER, SHAPE, Network, images_of, norm_of, norms
 
-from clustr_keras.attacks import ProjectedGradientDescent, TargetedProjectedGradientDescent, margin
-
-ORDER = {"l_2": 2, "l_inf": np.inf}
-norms = pytest.mark.parametrize("norm", ["l_2", "l_inf"])
-SHAPE = (3, 4, 1)
-DIM = 12
-
-
-def norm_of(difference, norm):
-    return np.linalg.norm(difference.astype("float64").reshape(len(difference), -1), ord=ORDER[norm], axis=1)
+from clustr_keras.attacks import ProjectedGradientDescent, margin
 
 
 def cross_entropy(labels, logits):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-
-
-class Network:
-    """A small smooth network of 4 classes. Counts how often Python runs it, and the rows of each batch that TF runs."""
-
-    def __init__(self, seed=0):
-        generator = np.random.default_rng(seed)
-        self.first = tf.constant(generator.normal(size=(DIM, 16)), tf.float32)
-        self.second = tf.constant(generator.normal(size=(16, 4)), tf.float32)
-        self.python_runs = 0
-
-    def __call__(self, images):
-        self.python_runs += 1
-        return tf.tanh(tf.reshape(images - 0.5, (-1, DIM)) @ self.first) @ self.second
-
-    def classes(self, images):
-        return self(tf.constant(images)).numpy().argmax(1)
 
 
 class Linear:
@@ -56,10 +31,6 @@ class Linear:
         score = images.reshape(-1, DIM).astype("float64") @ normal + float(self.offset)
         # Of the dual norm: l_2 for l_2, l_1 for l_inf.
         return np.abs(score) / np.linalg.norm(normal, ord=2 if norm == "l_2" else 1), (score > 0).astype("int64")
-
-
-def images_of(count, seed=0, low=0.0, high=1.0):
-    return np.random.default_rng(seed).uniform(low, high, (count, *SHAPE)).astype("float32")
 
 
 def cleverhans(network, images, labels, eps, step, steps, norm):
@@ -422,82 +393,3 @@ def test_what_goes_in_is_not_changed():
     copy, labels = images.copy(), network.classes(images)
     ProjectedGradientDescent(network, steps=2, restarts=2, batch_size=5)(images, labels, 0.3)
     assert_array_equal(images, copy)
-
-
-@pytest.mark.parametrize("column", [False, True])
-def test_labels_may_be_a_row_or_a_column_of_any_integers(column):
-    network, images = Network(16), images_of(6, 16)
-    labels = network.classes(images)
-    attack = ProjectedGradientDescent(network, steps=3, restarts=1, batch_size=6)
-    expected = attack(images, labels, 0.1).adversarial
-    again = attack(images, (labels[:, None] if column else labels).astype("uint8"), 0.1)
-    assert_array_equal(again.adversarial, expected)
-
-
-def test_the_name_says_what_was_run():
-    assert ProjectedGradientDescent(None, "l_2", steps=40, restarts=3).name == "PGD l_2, 40 steps x 3 restarts"
-
-
-@pytest.mark.parametrize("norm", ["l2", "l_1", 2, None])
-def test_an_unknown_norm_is_refused(norm):
-    with pytest.raises(ValueError, match="norm must be 'l_inf' or 'l_2'; got"):
-        ProjectedGradientDescent(Network(), norm)
-
-
-@pytest.mark.parametrize("argument", ["steps", "restarts", "batch_size"])
-def test_counts_below_one_are_refused(argument):
-    with pytest.raises(ValueError, match="must be at least 1"):
-        ProjectedGradientDescent(Network(), **{argument: 0})
-
-
-@pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf"), [0.1, -0.2]])
-def test_an_eps_that_is_no_radius_is_refused(eps):
-    with pytest.raises(ValueError, match="eps must be finite and at least 0; got"):
-        ProjectedGradientDescent(Network(), batch_size=2)(images_of(2), np.zeros(2, int), eps)
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_there_must_be_one_label_for_each_image(count):
-    with pytest.raises(ValueError, match="label"):
-        ProjectedGradientDescent(Network(), steps=1, batch_size=2)(images_of(2), np.zeros(count, int), 0.1)
-
-
-@pytest.mark.parametrize("value", [1.5, -0.5, float("nan")])
-def test_images_outside_the_pixel_range_are_refused(value):
-    images = images_of(2)
-    images[1, 0, 0, 0] = value
-    with pytest.raises(ValueError, match=r"\[0, 1\]"):
-        ProjectedGradientDescent(Network(), steps=1, batch_size=2)(images, np.zeros(2, int), 0.1)
-
-
-def test_no_images_are_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        ProjectedGradientDescent(Network(), steps=1, batch_size=2)(images_of(0), np.zeros(0, int), 0.1)
-
-
-class Valley:
-    """Three classes on one pixel. Class 1 is the runner-up everywhere but never wins; class 2 wins for dark images."""
-
-    def __call__(self, images):
-        x = tf.reduce_mean(images, axis=(1, 2, 3))
-        return tf.stack([tf.ones_like(x), 0.9 + 0.05 * x, 4.0 * (0.45 - x)], axis=-1)
-
-
-@norms
-def test_targets_reach_a_class_that_is_not_the_runner_up(norm):
-    images = np.full((3, *SHAPE), 0.5, "float32")
-    labels = np.zeros(3, "int64")
-    eps = 0.35 if norm == "l_inf" else 0.35 * DIM**0.5
-    untargeted = ProjectedGradientDescent(Valley(), norm, steps=10, restarts=1)(images, labels, eps)
-    targeted = TargetedProjectedGradientDescent(Valley(), norm, steps=10, targets=2)(images, labels, eps)
-    assert not untargeted.is_flipped.any()
-    assert targeted.is_flipped.all()
-    assert_array_equal(targeted.class_ids, [2, 2, 2])
-    assert (norm_of(targeted.adversarial - images, norm) <= eps).all()
-
-
-def test_the_number_of_targets_is_checked_and_named():
-    attack = TargetedProjectedGradientDescent(Network(), "l_2", targets=4)
-    assert attack.name == "targeted PGD l_2, 20 steps x 4 targets"
-    with pytest.raises(ValueError, match="4 targets need more classes than that; got 4"):
-        attack(images_of(2), [0, 1], 0.1)

@@ -57,6 +57,12 @@ def test_an_exported_version_answers_as_its_model(answer, digits, certificate):
     assert all(name in certify.__doc__ for name in by_model)
 
 
+def test_radii_are_told_where_asked(answer, certificate, digits):
+    figures, _ = answer("certify", "--model", "model.keras", "--radius", "36/255", "--radius", 0.7)
+    told = {float(radius): share for radius, share in figures["certified_accuracy"].items()}
+    assert told == {radius: pytest.approx(certificate.accuracy_at(radius, digits[1][1])) for radius in (36 / 255, 0.7)}
+
+
 def test_a_sample_as_large_as_the_data_set_is_the_data_set(answer, certificate, digits):
     figures, _ = answer("certify", "--model", "model.keras", "--examples", 1000)
     assert (figures["ids"], figures["test_images"]) == (None, 360)

@@ -18,7 +18,9 @@ EXCEPTIONS = {
         "default",
     },  # it is always what is written, which each command says; certify's may be a URL
     "--label": {"help", "type"},  # serve gives labels to versions, query asks by one
+    "--version": {"help"},  # export gives a number, query asks by one
     "--data": {"type", "default"},  # export reads none unless it is asked for accuracies
+    "--radius": {"help", "type"},  # many may be told of, a search goes by one
     "--examples": {"type", "default"},  # query asks about few
     "--batch-size": {"default"},  # a request is smaller than what goes through a model at a time
 }

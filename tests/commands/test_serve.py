@@ -1,17 +1,30 @@
 """`clustr serve`, and those who ask it: `clustr query`, `clustr load-test`."""
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from support.command_line import CLUSTR, clustr
 
 from clustr_keras.commands.load_test import load_test
 from clustr_keras.commands.query import query
+
+
+def as_bytes(images):
+    return (255 * images).round().astype("uint8")
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(as_bytes(image[..., 0])).save(file, format="png")
+    return file.getvalue()
 
 
 def test_serve_query_and_load_over_both_protocols(trained, clustr_here, answer, digits):
@@ -24,6 +37,10 @@ def test_serve_query_and_load_over_both_protocols(trained, clustr_here, answer, 
             answers = [clustr("query", *targets[0], "--examples", 3, cwd=trained)]
             answers += [clustr_here("query", *target, "--examples", 3, cwd=trained) for target in targets[1:]]
             asked, _ = answer("query", *targets[2], "--examples", 20, "--seed", 6)
+            (trained / "digit.png").write_bytes(png(digits[1][0][0]))
+            (trained / "broken.png").write_bytes(b"no PNG")
+            files, _ = answer("query", "digit.png", "broken.png", *targets[0], "--version", 1)
+            shown = clustr_here("query", "digit.png", "broken.png", *targets[1], cwd=trained)
             loads = [answer("load-test", *target, "--requests", 20, "--output", "load.json") for target in targets[:2]]
             code, out, err = clustr_here("load-test", "--target", grpc, "--requests", 5, cwd=trained)
         finally:
@@ -51,6 +68,16 @@ def test_serve_query_and_load_over_both_protocols(trained, clustr_here, answer, 
     radii = [row["certified_radius"] for row in asked["images"]]
     np.testing.assert_allclose(radii, certificate.certified_radius, atol=1e-5)
     assert all(name in query.__doc__ for name in {**asked, **asked["images"][0]})
+
+    assert (files["data"], files["seed"], files["version"]) == (None, None, 1)
+    assert [row["image"] for row in files["images"]] == ["digit.png", "broken.png"]
+    assert [row["is_valid"] for row in files["images"]] == [True, False]
+    first = keras.models.load_model(trained / "model.keras").certify(as_bytes(digits[1][0][:1]) / np.float32(255))
+    assert files["images"][0]["class_id"] == first.class_ids[0]
+    assert files["images"][0]["certified_radius"] == pytest.approx(first.certified_radius[0], abs=1e-5)
+    assert shown[0] == 0
+    assert re.search(r"digit.png .* [\d.]+ +", shown[1])
+    assert re.search(r"broken.png .* invalid ", shown[1])
 
 
 @pytest.mark.parametrize("as_json", [False, True])

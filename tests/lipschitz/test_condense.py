@@ -34,7 +34,13 @@ def nested_on_the_same_input():
     return keras.Model(inputs, keras.layers.Dense(3)(inner(inputs)))
 
 
-@pytest.mark.parametrize("make", [nested, sequential, shared, nested_on_the_same_input])
+def with_operations():
+    inputs = keras.Input((4, 4, 1))
+    x = OrthogonalDense(6)(keras.layers.Flatten()(keras.ops.flip(0.5 - inputs, axis=2)))
+    return keras.Model(inputs, keras.ops.maximum(x, 0.25 * x + 0.1))
+
+
+@pytest.mark.parametrize("make", [nested, sequential, shared, nested_on_the_same_input, with_operations])
 def test_outputs_are_the_same_and_the_kernels_plain(make):
     model = make()
     plain = lipschitz.condense(model)

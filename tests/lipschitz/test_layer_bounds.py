@@ -135,6 +135,19 @@ def test_training_mode_is_an_error(layer):
         lipschitz.bound(keras.Model(inputs, inner(inputs, training=True)))
 
 
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_the_rounding_of_a_mean_is_bounded_and_not_by_much_more(count):
+    inputs = keras.Input((50,))
+    branches = [layers.Rescaling(2.0 ** -(index % 2))(inputs) for index in range(count)]  # exact, all but the mean
+    bound = lipschitz.bound(keras.Model(inputs, layers.Average()(branches)))
+    x = np.random.default_rng(0).normal(size=(500, 50)).astype("float32")
+    exact = sum(x.astype("float64") / 2 ** (index % 2) for index in range(count)) / count
+    found = np.asarray(layers.Average()([x / np.float32(2 ** (index % 2)) for index in range(count)]))
+    error, norm = np.linalg.norm(found - exact, axis=-1), np.linalg.norm(x.astype("float64"), axis=-1)
+    assert (error <= bound.rounding_slope * norm + bound.rounding_intercept).all()
+    assert error.max() > 0.02 * bound.rounding_slope * norm.max()
+
+
 @pytest.mark.parametrize(
     ("merge", "expected"),
     [

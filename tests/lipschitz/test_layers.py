@@ -111,6 +111,27 @@ def test_a_thousand_wild_steps_leave_the_kernel_orthonormal(shape):
     assert values[-1] >= 0.99
 
 
+@pytest.mark.parametrize("shape", [(784, 512), (3072, 1024)])
+def test_kernels_as_large_as_those_of_the_presets_are_orthonormal_too(shape):
+    layer, rng = built(shape), np.random.default_rng(0)
+    optimizer = keras.optimizers.Adam(0.1)
+    optimizer.build(layer.trainable_variables)
+
+    def check():
+        gram = np.asarray(layer.kernel, "float64").T @ np.asarray(layer.kernel, "float64")
+        values = np.sqrt(np.linalg.eigvalsh(gram))
+        assert values[-1] <= 1.0 + 1e-6
+        assert values[0] >= 0.99
+
+    check()
+    layer.set_weights([rng.normal(size=shape), np.zeros(shape[1])])
+    check()
+    for _ in range(3):
+        gradients = [rng.normal(size=v.shape).astype("float32") for v in layer.trainable_variables]
+        optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], layer.trainable_variables)
+    check()
+
+
 def test_training_moves_the_kernel_along_the_orthogonal_matrices():
     rng = np.random.default_rng(0)
     target = np.linalg.qr(rng.normal(size=(12, 12)))[0]

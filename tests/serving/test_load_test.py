@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import rich
 
 from clustr_keras.serving import ServingError, run_load_test
 from clustr_keras.serving.async_client import AsyncClient
@@ -85,7 +86,7 @@ def test_a_server_that_answers_nothing_more(target, monkeypatch):
     assert result.errors == {"INTERNAL": 5}
     assert (result.requests_per_second, result.p50_ms, result.p99_ms) == (0, None, None)
     assert json.loads(json.dumps(result.as_dict(), allow_nan=False)) == result.as_dict()
-    result.report()
+    rich.print(result.table())
 
 
 def test_the_first_request_finds_out_whether_there_is_anything_to_measure(target):
@@ -95,9 +96,9 @@ def test_the_first_request_finds_out_whether_there_is_anything_to_measure(target
         run_load_test(target, IMAGES[:, 1:])
 
 
-def test_report_is_a_table_of_the_figures(clustr_server, capsys):
+def test_the_table_has_the_figures(clustr_server, capsys):
     result = run_load_test(clustr_server.grpc_target, IMAGES, batch_size=2, concurrency=3, requests=5)
-    result.report()
+    rich.print(result.table())
     text = capsys.readouterr().out
     for words in ("serving_default", "3 x 2", "5 in", f"{result.p95_ms:.2f} ms", "images/s", "none"):
         assert words in text

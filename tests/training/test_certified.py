@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from clustr_keras.data import CropAndFlip, RandomAffine
 from clustr_keras.training import CertifiedRecipe, certified_recipe, train_certified
-from clustr_keras.training.certified import _schedule, fit_certified, make_certified
+from clustr_keras.training.certified import _schedule, borrowed_settings, fit_certified, make_certified
 
 TINY = CertifiedRecipe(sizes={"widths": (32, 16)}, epochs=2, batch_size=64, augmentation=RandomAffine())
 
@@ -27,6 +27,28 @@ def test_data_sets_get_networks_and_augmentation_of_their_own():
     assert (recipe.backbone, recipe.seed) == ("lipschitz_convnet", 3)
     assert recipe.augmentation == CropAndFlip(fill_mode="reflect")
     assert certified_recipe("digits", seed=3) == CertifiedRecipe(seed=3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "like"),
+    [
+        ((8, 8, 3), "digits"),
+        ((28, 28, 1), "mnist"),
+        ((32, 32, 3), "cifar10"),
+        ((64, 48, 3), "cifar10"),
+        ((30, 30, 3), "mnist"),
+    ],
+)
+def test_other_data_sets_get_what_their_images_are_like(shape, like):
+    recipe, model_of = certified_recipe("photos", 3, shape), certified_recipe(like, 3)
+    assert borrowed_settings("photos:1.0.0", shape) == like
+    assert borrowed_settings(f"{like}/of_them", shape) is None
+    assert certified_recipe(like, 3, shape) == model_of
+    if like == "cifar10":  # the mirror image of a 2 is no 2
+        assert recipe.augmentation == CropAndFlip(flip=False, fill_mode="reflect")
+    assert dataclasses.replace(recipe, augmentation=model_of.augmentation) == model_of
+    assert make_certified(shape, "ab", dataclasses.replace(recipe, sizes={})).num_classes == 2
+    assert certified_recipe("photos", 3) == certified_recipe("digits", 3)
 
 
 def test_the_recipe_names_the_backbone(digits):

@@ -1,4 +1,3 @@
-import copy
 import dataclasses
 import gc
 import json
@@ -13,6 +12,7 @@ import keras_tuner
 import numpy as np
 import pytest
 from keras_tuner.engine.trial import Trial
+from support.trials import METRICS, end
 
 from clustr_keras import cli
 from clustr_keras.data import load
@@ -45,7 +45,6 @@ tuners.BEAT = 0.5
 input()
 main()
 """
-METRICS = {"val_accuracy": 0.9, "val_certified_accuracy": 0.5, "val_clean_and_certified_accuracy": 0.7}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,13 +117,6 @@ def chosen(trial):
     return trial["hyperparameters"]["values"]
 
 
-def end(oracle, trial):
-    """Ends a trial as a tuner does whose training went well."""
-    oracle.update_trial(trial.trial_id, METRICS)
-    trial.status = "COMPLETED"
-    oracle.end_trial(trial)
-
-
 def test_a_search_that_was_killed_goes_on(tmp_path, tune_here, monkeypatch, capsys):
     process = started(KILLED, tmp_path)
     _, err = process.communicate(timeout=300)
@@ -174,60 +166,6 @@ def test_a_chief_and_two_workers_share_the_trials_and_one_of_them_dies(tmp_path,
     out = " ".join(capsys.readouterr().out.split())
     assert "Worker worker-a is lost; another one will run its trial 1." in out
     assert "certified" in out
-
-
-@pytest.fixture
-def oracle(tmp_path):
-    """An oracle without a hypermodel."""
-    hp = keras_tuner.HyperParameters()
-    hp.Float("x", 0.0, 1.0)
-    oracle = oracles.RandomSearch(objective=make_objective("certified"), max_trials=2, hyperparameters=hp, seed=1)
-    keras_tuner.engine.base_tuner.BaseTuner(oracle, directory=str(tmp_path), project_name="search")
-    oracle.verbose = 0
-    return oracle
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(oracles.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_a_worker_that_reports_keeps_its_trial(oracle, clock):
-    trial = oracle.create_trial("a")
-    for clock[0] in range(0, 1000, 100):
-        oracle.get_trial(trial.trial_id)
-        oracle.drop_silent()
-    assert oracle.ongoing_trials["a"] is trial
-
-
-def test_the_trial_of_a_silent_worker_is_run_by_another_who_waited_for_it(oracle, clock):
-    lost, other = copy.copy(oracle.create_trial("a")), oracle.create_trial("b")
-    clock[0] = oracles.SILENCE - 1
-    end(oracle, other)
-    assert oracle.create_trial("b").status == "IDLE"
-    clock[0] += 2
-    oracle.drop_silent()
-    again = oracle.create_trial("b")
-    assert (again.trial_id, again.hyperparameters.values) == (lost.trial_id, lost.hyperparameters.values)
-    end(oracle, again)
-    # The first one was not dead after all.
-    lost.status = "INVALID"
-    oracle.end_trial(lost)
-    assert oracle.trials[lost.trial_id].status == "COMPLETED"
-    for worker in ("a", "b"):
-        assert oracle.create_trial(worker).status == "STOPPED"
-    assert not oracle.tuner_ids
-
-
-def test_a_trial_that_cost_two_workers_has_failed(oracle, clock):
-    for worker in ("a", "b"):
-        assert oracle.create_trial(worker).trial_id == "0"
-        clock[0] += oracles.SILENCE + 1
-        oracle.drop_silent()
-    assert oracle.trials["0"].status == "FAILED"
-    assert oracle.create_trial("c").trial_id == "1"
 
 
 @pytest.mark.parametrize("before_the_end", [True, False])
