@@ -168,10 +168,10 @@ def tuned(trainings):
     return {library: [pair for pair in pairs if pair[1] is not None] for library, pairs in results.items()}
 
 
-def finalists(trainings):
+def finalists(comparison, tuning):
     """Pairs of library and settings that go on: the best of each library at one of the radii, and its `finalists`."""
-    comparison, going_on = trainings.comparison, []
-    for library, pairs in tuned(trainings).items():
+    going_on = []
+    for library, pairs in tuning.items():
         best = {max(range(len(pairs)), key=lambda i: pairs[i][1]["at"][str(r)]) for r in comparison.targets if pairs}
         own = [pairs[index][0] for index in sorted(best)]
         own += [settings for settings in comparison.finalists.get(library, []) if settings not in own]
@@ -257,13 +257,13 @@ if __name__ == "__main__":
     for library in libraries:  # before several trainings might at the same time
         python_of(library)
     trainings = Trainings(asked.data, comparison, asked.data_dir, libraries)
-    results = []
-    for library, settings in finalists(trainings):
+    tuning, results = tuned(trainings), []
+    for library, settings in finalists(comparison, tuning):
         rows = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
         results.append((library, settings, [row for row in rows if row is not None]))
     results = [result for result in results if result[2]]
     table = [row("result", *result) for result in results]
-    for library, pairs in tuned(trainings).items():
+    for library, pairs in tuning.items():
         table += [row("tuning", library, settings, [kept]) for settings, kept in pairs]
     name = "certified_accuracy" + ("" if asked.data == "mnist10k" else f"_{asked.data}")
     write_results(HERE / name, table)

@@ -1,6 +1,5 @@
 """The scripts of export/ and the commands of its README, against a server in ModelServer's place."""
 
-import io
 import json
 import pathlib
 import re
@@ -12,8 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 from support.export_folder import CODE, COMMANDS, COMPOSE, EXPORT, QUICK_START, README, ROOT, option, parse_config
+from support.png import png
 
 from clustr_keras.serving import LocalServer
 
@@ -69,12 +68,6 @@ def pointed_at(command, server):
         command = [*command, "--target", "127.0.0.1:8500"]
     text = json.dumps(command).replace("127.0.0.1:8500", server.grpc_target)
     return json.loads(text.replace("http://127.0.0.1:8501", server.rest_url))
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(np.uint8(np.round(image[..., 0] * 255))).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture

@@ -44,13 +44,10 @@ def union_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tens
     """`min_{b not in c} max_{a in c} h_ab(z)` for a given class `c` per example.
 
     Args:
-        embeddings: Floats `[B, D]`.
-        centers: Floats `[C, K, D]`.
-        class_ids: Integers `[B]`, the class `c` of each.
+        embeddings, centers, class_ids: As for `nearest_margin`.
 
     Returns:
-        Floats `[B]`, in embedding units; negative where another class is nearer. A radius in input units is this over
-        the backbone's Lipschitz bound.
+        As `nearest_margin`; negative where another class is nearer.
 
     Example:
 
@@ -66,12 +63,10 @@ def exact_margin(embeddings: Tensor, centers: Tensor, class_ids: Tensor) -> Tens
     A lower bound of it in floating point, never below the union margin.
 
     Args:
-        embeddings: Floats `[B, D]`.
-        centers: Floats `[C, K, D]`.
-        class_ids: Integers `[B]`, the class `c` of each.
+        embeddings, centers, class_ids: As for `nearest_margin`.
 
     Returns:
-        Floats `[B]`, in embedding units. A radius in input units is this over the backbone's Lipschitz bound.
+        As `nearest_margin`.
 
     Example:
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from clustr_keras.names import CertifiedMethod, RecipeName
+from clustr_keras.quotient import quotient
 from clustr_keras.serving.encoded_images import MAX_PIXELS
 
 SERVER_PORTS = {"min": 0, "max": 65535}
@@ -38,11 +39,10 @@ def known_devices(incomplete: str) -> list[str]:
 
 def number(text: str) -> float:
     """Reads `0.5`, or a fraction such as `36/255`."""
-    numerator, _, denominator = text.partition("/")
     try:
-        value = float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(f"{text!r} is no number, such as 0.5 or 36/255.") from None
+        value = quotient(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     if not 0.0 <= value < math.inf:
         raise typer.BadParameter(f"{text!r} is not finite and at least 0.")
     return value

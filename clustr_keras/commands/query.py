@@ -58,18 +58,15 @@ def query(
     with answering(as_json) as answer:
         from clustr_keras.serving import Client
 
-        client = Client(target, model=name, version=version, label=label)
-        if files:
-            encoded = [path.read_bytes() for path in files]
-            with client:
-                found: Prediction = client.certify_encoded(encoded)
-            images = _rows(found, list(map(str, files)), [None] * len(files))
-        else:
-            dataset = load_data(data, data_dir, image_size)
-            test = images_to_test(dataset, examples, seed)
-            with client:
+        with Client(target, model=name, version=version, label=label) as client:
+            if files:
+                found: Prediction = client.certify_encoded([path.read_bytes() for path in files])
+                images = _rows(found, list(map(str, files)), [None] * len(files))
+            else:
+                dataset = load_data(data, data_dir, image_size)
+                test = images_to_test(dataset, examples, seed)
                 found = client.predict(test.images)
-            images = _rows(found, test.ids.tolist(), [dataset.class_names[label] for label in test.labels])
+                images = _rows(found, test.ids.tolist(), [dataset.class_names[label] for label in test.labels])
         asked = {"target": target, "name": name, "version": version, "label": label}
         asked |= {"data": None, "seed": None} if files else {"data": data, "seed": seed}
         answer({**asked, "images": images}, _table(images))

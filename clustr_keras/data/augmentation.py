@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from clustr_keras.data.checks import checked_integer
+from clustr_keras.data.image_dataset import base_name
 
 # Keras' names, and NumPy's for the same.
 _NUMPY_MODES: dict[str, Literal["constant", "symmetric"]] = {"constant": "constant", "reflect": "symmetric"}
@@ -188,4 +189,4 @@ def default_augmentation(name: str) -> CropAndFlip | None:
     Reference:
         Alfarra et al., Rethinking Clustering for Robustness, BMVC 2021.
     """
-    return CropAndFlip() if name.partition(":")[0].partition("/")[0] in ("cifar10", "cifar100") else None
+    return CropAndFlip() if base_name(name) in ("cifar10", "cifar100") else None

@@ -7,6 +7,11 @@ import numpy as np
 from clustr_keras.data.checks import check_image_shape, check_labels
 
 
+def base_name(name: str) -> str:
+    """The name of a data set without its configuration and version: `"cifar10"` of `"cifar10/plain:3.0.2"`."""
+    return name.partition(":")[0].partition("/")[0]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Images and their class ids.

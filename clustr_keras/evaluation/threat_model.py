@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 
 from clustr_keras.attacks.arguments import check_norm
+from clustr_keras.quotient import quotient
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -52,10 +53,9 @@ class ThreatModel:
         ThreatModel(norm='l_2', eps=0.5)
         """
         norm, _, eps = text.partition(":")
-        numerator, _, denominator = eps.partition("/")
         try:
-            value = float(numerator) / float(denominator or 1)
-        except (ValueError, ZeroDivisionError) as error:
+            value = quotient(eps)
+        except ValueError as error:
             example = "l_inf:8/255 or l_2:0.5"
             raise ValueError(f"a threat model is a norm and an eps, such as {example}; got {text!r}.") from error
         return cls(norm, value)

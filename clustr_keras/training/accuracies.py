@@ -9,7 +9,7 @@ from clustr_keras.classifier import Certificate, ClustrClassifier
 from clustr_keras.types import ArrayLike, Floats, Ints
 
 
-def accuracies_of(certificate: Certificate, labels: ArrayLike, radii: Sequence[float] = (0.3, 0.5)) -> dict[str, Any]:
+def accuracies_of(certificate: Certificate, labels: ArrayLike, radii: Sequence[float]) -> dict[str, Any]:
     """Clean accuracy, and certified accuracy at some radii.
 
     Args:
@@ -24,7 +24,7 @@ def accuracies_of(certificate: Certificate, labels: ArrayLike, radii: Sequence[f
 
     Example:
 
-    >>> accuracies_of(model.certify(x_test), y_test)["certified_accuracy"]["0.3"]
+    >>> accuracies_of(model.certify(x_test), y_test, [0.3])["certified_accuracy"]["0.3"]
     """
     is_right = certificate.class_ids == np.asarray(labels)
     radius, is_certified = certificate.certified_radius, certificate.certified_radius is not None
@@ -39,7 +39,7 @@ def accuracies_of(certificate: Certificate, labels: ArrayLike, radii: Sequence[f
 
 
 def accuracy_facts(
-    model: ClustrClassifier, images: Floats, labels: Ints, radii: Sequence[float] | None = (0.3, 0.5)
+    model: ClustrClassifier, images: Floats, labels: Ints, radii: Sequence[float] | None
 ) -> dict[str, Any]:
     """The same of a model, which is asked for its classes alone where `radii` is `None`."""
     if radii is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp, lipschitz_resnet
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import CropAndFlip, RandomAffine, Split
+from clustr_keras.data.image_dataset import base_name
 from clustr_keras.lipschitz import orthogonal_optimizer
 from clustr_keras.losses import CertifiedMarginLoss
 from clustr_keras.metrics import CertifiedAccuracy
@@ -78,7 +79,7 @@ _RECIPES = {
         radii=(36 / 255, 72 / 255, 108 / 255),
     ),
 }
-_RECIPES_OF_SETS = {
+_SET_OF_RECIPE = {
     "digits": "digits",
     **dict.fromkeys(("mnist", "mnist10k", "fashion_mnist", "kmnist"), "mnist"),
     **dict.fromkeys(("cifar10", "cifar100"), "cifar10"),
@@ -110,27 +111,21 @@ def certified_recipe(
     >>> certified_recipe("photos", image_shape=(64, 64, 3)).backbone
     'lipschitz_convnet'
     """
-    name = _set_like(data, image_shape)
-    recipe = _RECIPES[name]
-    if name == "cifar10" and _base_name(data) not in _RECIPES_OF_SETS:
-        recipe = dataclasses.replace(recipe, augmentation=CropAndFlip(flip=False, fill_mode="reflect"))
-    return dataclasses.replace(recipe, seed=seed)
+    own = _SET_OF_RECIPE.get(base_name(data))
+    like = own or ("digits" if image_shape is None else _set_like(image_shape))
+    recipe = dataclasses.replace(_RECIPES[like], seed=seed)
+    if own is None and isinstance(recipe.augmentation, CropAndFlip):
+        return dataclasses.replace(recipe, augmentation=dataclasses.replace(recipe.augmentation, flip=False))
+    return recipe
 
 
 def borrowed_settings(data: str, image_shape: tuple[int, ...]) -> str | None:
     """The data set whose settings `certified_recipe` takes for another one, `None` for a set that has its own."""
-    return None if _base_name(data) in _RECIPES_OF_SETS else _set_like(data, image_shape)
+    return None if base_name(data) in _SET_OF_RECIPE else _set_like(image_shape)
 
 
-def _base_name(data):
-    return data.partition(":")[0].partition("/")[0]
-
-
-def _set_like(data, image_shape):
+def _set_like(image_shape):
     """`"digits"`, `"mnist"` or `"cifar10"`."""
-    own = _RECIPES_OF_SETS.get(_base_name(data))
-    if own is not None or image_shape is None:
-        return own or "digits"
     height, width, channels = image_shape
     if min(height, width) < 16:
         return "digits"

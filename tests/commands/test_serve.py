@@ -1,6 +1,5 @@
 """`clustr serve`, and those who ask it: `clustr query`, `clustr load-test`."""
 
-import io
 import json
 import os
 import re
@@ -10,21 +9,11 @@ import subprocess
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 from support.command_line import CLUSTR, clustr
+from support.png import as_bytes, png
 
 from clustr_keras.commands.load_test import load_test
 from clustr_keras.commands.query import query
-
-
-def as_bytes(images):
-    return (255 * images).round().astype("uint8")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(as_bytes(image[..., 0])).save(file, format="png")
-    return file.getvalue()
 
 
 def test_serve_query_and_load_over_both_protocols(trained, clustr_here, answer, digits):

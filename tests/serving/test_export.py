@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from support.png import png
 from support.small_classifiers import plain_classifier, small_classifier
 
 from clustr_keras.serving import export as export_module
@@ -56,12 +57,6 @@ def in_a_session(exported):
 @pytest.fixture(scope="module")
 def loaded(exported):
     return tf.saved_model.load(str(exported))
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(np.uint8(np.round(np.squeeze(image, -1) * 255))).save(file, "PNG")
-    return file.getvalue()
 
 
 def inputs_of(name, images):

@@ -1,4 +1,3 @@
-import io
 import os
 import shutil
 import signal
@@ -8,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import httpx
 import numpy as np
-import PIL.Image
 import pytest
+from support.png import png
 
 from clustr_keras.serving import Client, LocalServer, ServingError, export_model
 from clustr_keras.serving.batching import BatchingParameters
@@ -162,11 +161,7 @@ def test_a_request_of_200_mb_is_refused_and_the_server_lives(toy_dir, protocol):
 
 def test_files_are_classified_over_both_protocols(served_digits, digits, classifier, protocol):
     _, (images, _) = digits
-    files = []
-    for image in images[:5]:
-        file = io.BytesIO()
-        PIL.Image.fromarray(np.uint8(np.round(image[..., 0] * 255))).save(file, "PNG")
-        files.append(file.getvalue())
+    files = [png(image) for image in images[:5]]
     files.insert(2, files[0][:60])  # truncated
     rounded = np.float32(np.round(images[:5] * 255) / 255)
     certificate = classifier.certify(rounded)
