@@ -20,7 +20,7 @@ class Budget(Timed, keras.callbacks.Callback):
 
 def fit_within(budget, model, batches, callbacks=()):
     """Trains until a budget is spent."""
-    model.fit(batches, epochs=10**6, verbose=0, shuffle=False, callbacks=[budget, *callbacks])
+    model.fit(batches, epochs=10**6, verbose=0, callbacks=[budget, *callbacks])
 
 
 def batches_of(images, labels, settings, seed=0):

@@ -210,6 +210,8 @@ def in_words(library, settings):
         words.append("augmented")
     if settings.get("fill_mode") == "reflect":
         words[-1] += ", reflected"
+    if settings.get("mirror_averaged"):
+        words.append("mirror images averaged")
     return f"{library}: {', '.join(words)}"
 
 

@@ -1,7 +1,8 @@
 """Trains a network of this project and writes its certified radii. Run by certified_accuracy.py.
 
 Settings: `backbone` and its `sizes`; `temperature` and `margin` of `CertifiedMarginLoss`; `batch_size`;
-`learning_rate`; `affine` or `crop_and_flip`, arguments of the augmentation.
+`learning_rate`; `affine` or `crop_and_flip`, arguments of the augmentation; `mirror_averaged`, whether the trained
+network goes by the mean over an image and its mirror image.
 """
 
 import numpy as np
@@ -9,6 +10,8 @@ from budget import Budget, batches_of, fit_within
 from peer import arguments, write
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
+from clustr_keras.training import CertifiedRecipe
+from clustr_keras.training.certified import finished
 
 if __name__ == "__main__":
     asked = arguments()
@@ -19,5 +22,6 @@ if __name__ == "__main__":
     batches = batches_of(data["x_train"], data["y_train"], settings, asked.seed)
     budget = Budget(asked.seconds, settings["learning_rate"])
     fit_within(budget, model, batches)
+    model = finished(model, CertifiedRecipe(mirror_averaged=settings.get("mirror_averaged", False)))
     certificate = model.certify(data["x_test"], method="exact")
     write(asked, certificate.class_ids, certificate.radius, budget.clock, budget.steps / len(batches))

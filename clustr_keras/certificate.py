@@ -33,6 +33,11 @@ class Certificate:
     def __len__(self) -> int:
         return len(self.class_ids)
 
+    @property
+    def proved_radius(self) -> Floats:
+        """`certified_radius`, or `radius`, in real arithmetic, where nothing is certified."""
+        return self.radius if self.certified_radius is None else self.certified_radius
+
     def accuracy_at(self, radius: float, labels: ArrayLike) -> float:
         """Certified accuracy: share of examples that are right and certified at least up to `radius`.
 

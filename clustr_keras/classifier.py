@@ -144,6 +144,8 @@ class ClustrClassifier(ObjectiveModel):
             optimizer = orthogonal_optimizer() if is_one_lipschitz_by_construction(self.backbone) else "adam"
         if loss is None:
             loss = CertifiedMarginLoss(temperature=self.head.temperature)
+        if isinstance(loss, CertifiedMarginLoss):
+            loss.step = self.training_step  # of its schedules
         if isinstance(metrics, tuple | list):
             # Keras would guess the kind of accuracy from labels that may hold clusters as well.
             by_name = {"accuracy": keras.metrics.SparseCategoricalAccuracy}

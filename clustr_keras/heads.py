@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from clustr_keras import certificates
-from clustr_keras.data.checks import checked_integer
+from clustr_keras.integers import checked_integer
 from clustr_keras.lipschitz import is_one_lipschitz_by_construction
 from clustr_keras.lipschitz.fingerprint import FINGERPRINT_BYTES
 from clustr_keras.lipschitz.spectral import float32_upward

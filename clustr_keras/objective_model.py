@@ -65,7 +65,10 @@ class ObjectiveModel(SharingModel):
         objective = self._objective
         if not isinstance(y_pred, dict):
             if objective.acts_on_logits and not (training and objective.needs_embeddings):
-                return self._loss_of_logits(x, y, y_pred, sample_weight, training)
+                loss = self._loss_of_logits(x, y, y_pred, sample_weight, training)
+                if training:
+                    self.training_step.assign_add(1)
+                return loss
             # Outside of a step, where Keras finds out about shapes for example.
             y_pred = {"logits": y_pred, "embeddings": self.backbone(x, training=training)}
         if objective.acts_on_logits:

@@ -2,11 +2,12 @@
 
 import json
 import math
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
+
+from clustr_keras.whole_file import whole_file
 
 
 def as_json(figures: Any, indent: int | None = 2) -> str:
@@ -42,9 +43,8 @@ def write_json(path: pathlib.Path, figures: Any) -> None:
 
     >>> write_json(output / "results.json", evaluation.as_dict())
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(as_json(figures) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write_text(as_json(figures) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import numpy as np
 
 from clustr_keras.attacks.arguments import checked_arguments
 from clustr_keras.attacks.attack import Attack, AttackResult, Progress
+from clustr_keras.data.sampling import random_rows
 from clustr_keras.types import ArrayLike
 
 
@@ -46,8 +47,7 @@ class OnSubset:
     ) -> AttackResult:
         """Attacks images; see `ProjectedGradientDescent.__call__`."""
         images, labels, eps = checked_arguments(images, labels, eps)
-        generator = np.random.default_rng(self.seed)
-        rows = np.sort(generator.permutation(len(images))[: self.count])
+        rows = random_rows(len(images), self.count, self.seed)
         result = self.attack(images[rows], labels[rows], eps[rows], progress=progress)
         whole = AttackResult(images.copy(), np.zeros(len(images), bool), labels.copy(), np.zeros(len(images)))
         whole.adversarial[rows], whole.is_flipped[rows] = result.adversarial, result.is_flipped

@@ -23,10 +23,9 @@ def mirror_averaged(backbone: keras.Model, name: str | None = None) -> keras.Mod
 
     Example:
 
-    >>> trained = ClustrClassifier(backbone, num_classes=10)
-    >>> trained.fit(batches)
-    >>> model = ClustrClassifier(mirror_averaged(trained.backbone), num_classes=10)
-    >>> model.head.set_weights(trained.head.get_weights())
+    >>> averaged = mirror_averaged(lipschitz_convnet((32, 32, 3)))
+
+    Of a trained classifier `training.with_mirror_averages` makes one on such a backbone.
     """
     if len(backbone.input_shape) != 4 or len(backbone.output_shape) != 2:
         raise ValueError(

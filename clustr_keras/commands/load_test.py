@@ -38,7 +38,7 @@ def load_test(
 
     With the test images of --data, --batch-size of them in a request. Exit status 1 if a request failed.
 
-    JSON: target, model, signature, batch_size, concurrency, requests, seconds, requests_per_second, images_per_second,
+    JSON: target, name, signature, batch_size, concurrency, requests, seconds, requests_per_second, images_per_second,
     p50_ms, p95_ms, p99_ms, errors (gRPC code to how many).
     """
     with answering(as_json) as answer:

@@ -103,13 +103,13 @@ EpochsOption = Annotated[
     int | None, typer.Option("--epochs", min=1, show_default="the recipe's", help="Epochs of each training.")
 ]
 EpsOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--eps",
         min=0.0,
         max=1.0,
         show_default="8/255",
-        help="Radius of the l_inf ball of adversarial training and attacks.",
+        help="Radius of the l_inf ball of adversarial training and attacks; not for certified.",
     ),
 ]
 FastOption = Annotated[

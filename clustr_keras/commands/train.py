@@ -33,10 +33,12 @@ def train(
     epochs: EpochsOption = None,
     margin: Annotated[
         float | None,
-        typer.Option(min=0.0, show_default="the data's", help="certified: several times the radius aimed at."),
+        typer.Option(
+            min=0.0, show_default="the data's", help="Several times the radius aimed at; for certified alone."
+        ),
     ] = None,
     radius: RadiusOption = None,
-    eps: EpsOption = 8 / 255,
+    eps: EpsOption = None,
     fast: FastOption = False,
     start: Annotated[str | None, typer.Option("--from", help="A .keras file to go on from; not for certified.")] = None,
     imports: ImportOption = None,

@@ -49,7 +49,7 @@ def tune(
             help="l_2, where certified accuracy counts: 0.5 or 36/255.",
         ),
     ] = None,
-    eps: EpsOption = 8 / 255,
+    eps: EpsOption = None,
     fast: FastOption = False,
     max_trials: Annotated[int, typer.Option(min=1, help="In all; Hyperband has a schedule of its own.")] = 10,
     epochs: EpochsOption = None,

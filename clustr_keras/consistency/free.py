@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from clustr_keras.backend import examples_of_replica, of_all_replicas
-from clustr_keras.data.checks import checked_integer
+from clustr_keras.integers import checked_integer
 from clustr_keras.types import Shape, Tensor
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from clustr_keras.backend import example_noise, examples_of_replica, input_gradient, of_all_replicas
-from clustr_keras.data.checks import checked_integer
+from clustr_keras.integers import checked_integer
 from clustr_keras.types import Tensor
 
 if TYPE_CHECKING:

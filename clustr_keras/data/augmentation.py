@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from clustr_keras.data.checks import checked_integer
 from clustr_keras.data.image_dataset import base_name
+from clustr_keras.integers import checked_integer
 
 # Keras' names, and NumPy's for the same.
 _NUMPY_MODES: dict[str, Literal["constant", "symmetric"]] = {"constant": "constant", "reflect": "symmetric"}

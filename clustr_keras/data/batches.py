@@ -6,9 +6,9 @@ import keras
 import numpy as np
 
 from clustr_keras.data.augmentation import batch_generator
-from clustr_keras.data.checks import checked_integer
 from clustr_keras.data.image_dataset import Split
 from clustr_keras.data.pixels import as_floats
+from clustr_keras.integers import checked_integer
 from clustr_keras.types import Floats, Ints
 
 
@@ -19,11 +19,11 @@ class ImageBatches(keras.utils.PyDataset):
     index, whichever were made before. `epoch` counts the epochs of `fit`. To resume, set it before:
 
     >>> batches.epoch = 3
-    >>> model.fit(batches, initial_epoch=3, epochs=10, shuffle=False)
+    >>> model.fit(batches, initial_epoch=3, epochs=10)
 
-    `fit` needs `shuffle=False`, or it puts the batches in an order of its own, and no `steps_per_epoch`, since an epoch
-    is all of the batches. For evaluation make another `ImageBatches(split, batch_size, shuffle=False)`: evaluating on
-    the batches of the training would count as an epoch.
+    `fit` of any model but a `ClustrClassifier` needs `shuffle=False`, or it puts the batches in an order of its own.
+    None takes `steps_per_epoch`, since an epoch is all of the batches. For evaluation make another
+    `ImageBatches(split, batch_size, shuffle=False)`: evaluating on the batches of the training would count as an epoch.
 
     Args:
         split: A `Split`, such as `load("cifar10").train`.
@@ -46,7 +46,7 @@ class ImageBatches(keras.utils.PyDataset):
     Example:
 
     >>> batches = ImageBatches(cifar10.train, 240, augmentation=default_augmentation("cifar10"))
-    >>> model.fit(batches, epochs=90, shuffle=False)
+    >>> model.fit(batches, epochs=90)
     """
 
     def __init__(

@@ -75,17 +75,6 @@ def _way_to_fit(given, expected):
     return f" {advice[0].upper()}{advice[1:]}, or build the model for {given}."
 
 
-def checked_integer(name: str, value: int, least: int) -> int:
-    """An integer argument, as a Python integer.
-
-    Raises:
-        ValueError: If it is no integer or smaller than `least`.
-    """
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}.")
-    return int(value)
-
-
 def check_labels(
     labels: Tensor | ArrayLike, num_classes: int, num_examples: int | None = None, name: str = "labels"
 ) -> None:

@@ -13,7 +13,7 @@ from clustr_keras.attacks.steps import ascent_step, input_gradient
 from clustr_keras.evaluation.flips import Flips
 from clustr_keras.evaluation.interval import is_clearly_less
 from clustr_keras.evaluation.stages import Stages, settings_of
-from clustr_keras.evaluation.target import Target
+from clustr_keras.evaluation.target import Target, log_of
 from clustr_keras.types import Ints
 
 # More of the examples without a gradient fail.
@@ -35,8 +35,6 @@ MAX_MISLED = 0.1
 
 # What rescaled logits spread over: the cross-entropy is neither flat there nor that of the likeliest class alone.
 _SPREAD = 10.0
-# Least score whose logarithm is taken: below it float32 has no normal numbers.
-_TINY = 1e-37
 
 # Length of that step, in units of eps: short enough for the gradient to hold, long for a ripple.
 _SHORT_STEP = 0.01
@@ -122,6 +120,11 @@ class Diagnostics:
         self.surrogate = surrogate
         self.batch_size = batch_size
         self.seed = seed
+
+    @property
+    def attack_count(self) -> int:
+        """How many attacks a call runs: the notes that `progress` gets."""
+        return 12 + len(self._losses) + (self.surrogate is not None)
 
     def __call__(
         self, rows: Ints, class_ids: Ints, flips: Flips, stages: Stages, progress: Callable[[str], object] | None = None
@@ -277,10 +280,9 @@ class Diagnostics:
         )
 
     def _saturation(self):
-        losses = (cross_entropy, margin, dlr) if self.target.num_classes > 2 else (cross_entropy, margin)
         stands = {
             loss.__name__: self._stands(f"saturation, {loss.__name__}", self._pgd(loss=loss, decay=True), self.eps)
-            for loss in losses
+            for loss in self._losses
         }
         on_cross_entropy, *others = stands.values()
         most = MAX_SATURATION * len(self.asked)
@@ -300,11 +302,15 @@ class Diagnostics:
             f"spread over {_SPREAD:g}, beyond chance",
         )
 
+    @property
+    def _losses(self):
+        return (cross_entropy, margin, dlr) if self.target.num_classes > 2 else (cross_entropy, margin)
+
     def _rescaled(self):
         _, logits = self.target.predict(self.images, self.batch_size)
         if (logits > 0.0).all():
-            return lambda images: tf.math.log(tf.maximum(self.target.logits(images), _TINY))
-        factor = _SPREAD / max(float(np.ptp(logits, axis=-1).mean()), _TINY)
+            return log_of(self.target.logits)
+        factor = _SPREAD / max(float(np.ptp(logits, axis=-1).mean()), float(np.finfo("float32").tiny))
         return lambda images: factor * self.target.logits(images)
 
     def _unbounded(self):

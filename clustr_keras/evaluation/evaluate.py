@@ -14,6 +14,7 @@ import clustr_keras
 from clustr_keras.attacks.attack import Logits
 from clustr_keras.classifier import Certificate
 from clustr_keras.data.checks import check_images, check_labels
+from clustr_keras.data.sampling import random_rows
 from clustr_keras.evaluation.broken import BrokenCertificate, broken_certificates
 from clustr_keras.evaluation.cascade import Round, ThreatResult, cascade, threat_results
 from clustr_keras.evaluation.diagnostics import Diagnostic, Diagnostics
@@ -69,6 +70,11 @@ class Evaluation:
     def clean_accuracy(self) -> float:
         """Share of the examples that is right."""
         return float((self.class_ids == self.labels).mean())
+
+    @property
+    def proved_radius(self) -> Floats | None:
+        """`certified_radius`, or `radius`, in real arithmetic, where nothing is certified; `None` without either."""
+        return self.radius if self.certified_radius is None else self.certified_radius
 
     @property
     def failed(self) -> list[str]:
@@ -196,7 +202,7 @@ def evaluate(
     if not threat_models:
         raise ValueError("an evaluation needs at least one threat model.")
     class_ids, _ = target.predict(images, batch_size)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:subset])
+    rows = random_rows(len(images), subset, seed)
     if not (class_ids[rows] == labels[rows]).any():
         raise ValueError("the model gets none of the examples of the subset right, so attacks show nothing about it.")
     # Of a model without a fingerprint nothing is kept: it might be taken for another one.
@@ -239,7 +245,7 @@ def evaluate(
 
 
 def _certified_accuracy(certificate, labels, radii):
-    radius = certificate.radius if certificate.certified_radius is None else certificate.certified_radius
+    radius = certificate.proved_radius
     shares = certified_accuracy_curve(labels, certificate.class_ids, radius, radii)
     return dict(zip(radii, shares.tolist(), strict=True))
 

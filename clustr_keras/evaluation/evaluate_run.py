@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from clustr_keras.data import ImageDataset, as_floats, random_rows
+from clustr_keras.evaluation.diagnostics import Diagnostics
 from clustr_keras.evaluation.evaluate import Evaluation, evaluate
 from clustr_keras.evaluation.evaluation_report import write_evaluation
 from clustr_keras.evaluation.suite import attack_suite
@@ -20,8 +21,7 @@ from clustr_keras.results_file import write_json
 
 # Images that the surrogate learns from.
 _SURROGATE_IMAGES = 10_000
-# Attacks of the diagnostics in one norm, and of the look at certificates.
-_DIAGNOSTIC_STAGES = 12
+# Attacks of the look at certificates.
 _CERTIFICATE_STAGES = 3
 
 
@@ -58,17 +58,15 @@ def run_evaluation(
     target = as_target(model, scores)
     rows = random_rows(len(dataset.test), examples, seed)
     images, labels = as_floats(dataset.test.images[rows]), dataset.test.labels[rows]
-    stages = sum(
-        len(attack_suite(target, norm, attacks)) * sum(threat.norm == norm for threat in threat_models)
-        + _DIAGNOSTIC_STAGES
-        for norm in {threat.norm for threat in threat_models}
-    )
+    norms = {threat.norm for threat in threat_models}
+    stages = sum(len(attack_suite(target, threat.norm, attacks)) for threat in threat_models)
     if target.certify is not None:
         stages += _CERTIFICATE_STAGES
     if target.fingerprint is None:
         say("This model cannot be told from others by its configuration, so that nothing is kept for a next run.")
     say("Training a surrogate on the model's answers, for attacks that are carried over.")
     surrogate = train_surrogate(target, as_floats(dataset.train.images[:_SURROGATE_IMAGES]), seed=seed)
+    stages += sum(Diagnostics(target, norm, 0.0, surrogate).attack_count for norm in norms)
     over = [0]
     with progress_bar("Attacks", stages) as report:
 
@@ -114,7 +112,7 @@ def _write_broken(evaluation: Evaluation, output: pathlib.Path) -> None:
 
 def _write_examples(evaluation: Evaluation, path: pathlib.Path) -> None:
     """A row for each example: its place in the data set, classes, radius and the smallest flips found."""
-    radius = evaluation.radius if evaluation.certified_radius is None else evaluation.certified_radius
+    radius = evaluation.proved_radius
     columns = {
         "id": evaluation.ids,
         "label": evaluation.labels,

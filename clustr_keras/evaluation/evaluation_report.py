@@ -41,7 +41,7 @@ def _contents(evaluation, facts):
     is_right = class_ids == labels
     by_norm = {norm: list(group) for norm, group in itertools.groupby(threats, lambda t: t.threat_model.norm)}
     hardest = max(threats, key=lambda threat: is_right.sum() - threat.is_standing.sum())
-    radius = evaluation.radius if evaluation.certified_radius is None else evaluation.certified_radius
+    radius = evaluation.proved_radius
     falls, order = _falls(by_norm.get("l_2") or threats, is_right)
     shown = (by_norm.get("l_2") or threats)[-1]
     map_svg, map_variance = _map(evaluation, is_right, names)

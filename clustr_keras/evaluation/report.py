@@ -17,6 +17,7 @@ from clustr_keras.attacks.arguments import check_norm
 from clustr_keras.evaluation import plots
 from clustr_keras.evaluation.interval import wilson_interval
 from clustr_keras.types import ArrayLike, Floats, Ints
+from clustr_keras.whole_file import whole_file
 
 # The radii that the summary and the curve name.
 MARKED_RADII = (0.3, 0.5)
@@ -188,12 +189,8 @@ def write_page(template: str, contents: Mapping[str, Any], path: str | os.PathLi
     text = templates.get_template(template).render(contents)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def _contents(report):

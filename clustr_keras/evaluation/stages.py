@@ -11,6 +11,7 @@ import numpy as np
 from clustr_keras.attacks import AttackResult
 from clustr_keras.attacks.attack import Attack
 from clustr_keras.types import ArrayLike
+from clustr_keras.whole_file import whole_file
 
 _FIELDS = ("adversarial", "is_flipped", "class_ids", "distance")
 
@@ -55,9 +56,8 @@ class Stages:
                 return AttackResult(*(saved[field] for field in _FIELDS))
         result = run()
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **{field: getattr(result, field) for field in _FIELDS})
-        os.replace(temporary, path)
+        with whole_file(path) as file:
+            np.savez(file, **{field: getattr(result, field) for field in _FIELDS})
         return result
 
 

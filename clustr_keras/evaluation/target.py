@@ -25,7 +25,7 @@ from clustr_keras.types import Floats, Ints
 SCORES: tuple[str, ...] = get_args(Scores)
 # Flat for large inputs, and of the same order as those.
 _SATURATING = (keras.activations.softmax, keras.activations.sigmoid)
-# Least probability whose logarithm is taken: below it float32 has no normal numbers.
+# Least probability whose logarithm is taken: not far below it float32 has no normal numbers.
 _TINY = 1e-37
 
 
@@ -150,7 +150,7 @@ def _of_keras(model):
         )
     logits = _in_inference(_without_saturation(model))
     if _gives_probabilities(logits, shape[1:]):
-        logits = _log_of(logits)
+        logits = log_of(logits)
     if model.output_shape[-1] < 2:
         raise ValueError(
             f"the model must give one score for each of at least 2 classes; it gives {model.output_shape}. Of a model "
@@ -212,8 +212,9 @@ def _gives_probabilities(logits, image_shape):
     return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
 
 
-def _log_of(probabilities):
-    return lambda images: tf.math.log(tf.maximum(probabilities(images), _TINY))
+def log_of(scores: Logits) -> Logits:
+    """The function to the logarithms of what a function to positive numbers gives."""
+    return lambda images: tf.math.log(tf.maximum(scores(images), _TINY))
 
 
 def _of_saved_model(path):
@@ -256,7 +257,7 @@ def _of_signature(path, loaded, name, images_name, scores_name):
         # Of what was loaded, without which a signature does not live.
         return tf.cast(loaded.signatures[name](**{images_name: images})[scores_name], tf.float32)
 
-    logits = _log_of(scores) if _gives_probabilities(scores, shape) else scores
+    logits = log_of(scores) if _gives_probabilities(scores, shape) else scores
     sample = np.asarray(scores(tf.zeros((1, *(size or 32 for size in shape)))))
     return Target(
         logits, tuple(shape), sample.shape[-1], f"SavedModel {pathlib.Path(path).name}", certify=_certify_by(loaded),

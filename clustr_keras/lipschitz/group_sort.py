@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from clustr_keras.integers import checked_integer
 from clustr_keras.lipschitz.layers import PACKAGE
 from clustr_keras.types import Shape, Tensor
 
@@ -40,9 +41,7 @@ class GroupSort(keras.layers.Layer):
 
     def __init__(self, group_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not isinstance(group_size, int) or group_size < 2:
-            raise ValueError(f"group_size must be an integer above 1; got {group_size!r}.")
-        self.group_size = group_size
+        self.group_size = checked_integer("group_size", group_size, 2)
 
     def build(self, input_shape: Shape) -> None:
         """Checks that the groups come out even."""

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from clustr_keras.integers import checked_integer
 from clustr_keras.types import ArrayLike, Shape, Tensor
 
 PACKAGE = "clustr_keras"
@@ -91,7 +92,7 @@ class OrthogonalDense(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.units = positive_integer("units", units)
+        self.units = checked_integer("units", units)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -185,17 +186,6 @@ class MaxMin(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the input shape."""
         return input_shape
-
-
-def positive_integer(name: str, value: int) -> int:
-    """A size that is an argument of a layer.
-
-    Raises:
-        ValueError: If it is not a positive integer.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}.")
-    return value
 
 
 @ops.custom_gradient

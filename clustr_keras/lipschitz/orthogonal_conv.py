@@ -5,8 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from clustr_keras.integers import checked_integer
 from clustr_keras.lipschitz.circular_conv import CircularConv2D, check_size, circular_convolution
-from clustr_keras.lipschitz.layers import PACKAGE, OrthogonalDense, positive_integer
+from clustr_keras.lipschitz.layers import PACKAGE, OrthogonalDense
 from clustr_keras.types import Shape, Tensor
 
 # Takes back what float32 adds to the norm of the product: about 1e-6 at 128 channels.
@@ -74,8 +75,8 @@ class OrthogonalConv2D(keras.layers.Layer):
         super().__init__(**kwargs)
         if padding not in ("circular", "same"):
             raise ValueError(f'padding must be "circular" or "same"; got {padding!r}.')
-        self.filters = positive_integer("filters", filters)
-        self.kernel_size = positive_integer("kernel_size", kernel_size)
+        self.filters = checked_integer("filters", filters)
+        self.kernel_size = checked_integer("kernel_size", kernel_size)
         self.padding = padding
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from clustr_keras.lipschitz.layers import PACKAGE, positive_integer
+from clustr_keras.integers import checked_integer
+from clustr_keras.lipschitz.layers import PACKAGE
 from clustr_keras.types import Shape, Tensor
 
 # Beyond it the ratios of the scales would leave float32's precision.
@@ -71,7 +72,7 @@ class LipschitzResidual(_Dense):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.units = positive_integer("units", units)
+        self.units = checked_integer("units", units)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
@@ -158,7 +159,7 @@ class CondensedResidual(_Dense):
 
     def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units = positive_integer("units", units)
+        self.units = checked_integer("units", units)
 
     def build(self, input_shape: Shape) -> None:
         """Makes the weights, zeros until they are assigned."""

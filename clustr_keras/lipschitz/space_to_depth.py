@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from clustr_keras.lipschitz.layers import PACKAGE, positive_integer
+from clustr_keras.integers import checked_integer
+from clustr_keras.lipschitz.layers import PACKAGE
 from clustr_keras.types import Shape, Tensor
 
 
@@ -36,7 +37,7 @@ class SpaceToDepth(keras.layers.Layer):
 
     def __init__(self, block: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.block = positive_integer("block", block)
+        self.block = checked_integer("block", block)
 
     def build(self, input_shape: Shape) -> None:
         """Checks that the blocks fit."""
@@ -91,7 +92,7 @@ class DepthToSpace(keras.layers.Layer):
 
     def __init__(self, block: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.block = positive_integer("block", block)
+        self.block = checked_integer("block", block)
 
     def build(self, input_shape: Shape) -> None:
         """Checks that the channels make up blocks."""

@@ -16,12 +16,14 @@ import numpy as np
 from clustr_keras.backend import require_tensorflow
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data.checks import check_images
+from clustr_keras.integers import checked_integer
 from clustr_keras.lipschitz import UnknownBoundError, condense
 from clustr_keras.serving.encoded_images import MAX_PIXELS
 from clustr_keras.serving.model_card import MODEL_CARD
 from clustr_keras.serving.signatures import Signatures, example_inputs
 from clustr_keras.serving.uncertified import Uncertified
 from clustr_keras.serving.verification import verify_export
+from clustr_keras.serving.version_folders import versions
 from clustr_keras.serving.warmup import write_warmup
 from clustr_keras.types import ArrayLike
 
@@ -82,9 +84,7 @@ def export_model(
     signatures = Signatures(deployed, image_shape, model.class_names, max_pixels, resize)
     directory.mkdir(parents=True, exist_ok=True)
     is_free = version is None
-    version = 1 + max(versions(directory), default=0) if is_free else version
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"version must be a positive integer; got {version!r}.")
+    version = 1 + max(versions(directory), default=0) if version is None else checked_integer("version", version)
     target = directory / str(version)
     if target.exists():
         raise ValueError(f"version {version} is there already: {target}. Leave version out to get the next one.")
@@ -144,11 +144,6 @@ def _warmup_requests(signatures):
     """One request of one gray image for each signature."""
     image = np.full((1, *signatures.image_shape), 0.5, "float32")
     return [(name, example_inputs(specs, image)) for name, _, specs in signatures.endpoints()]
-
-
-def versions(directory: str | os.PathLike[str]) -> list[int]:
-    """Version numbers of the folders in a model directory, ascending."""
-    return sorted(int(entry.name) for entry in pathlib.Path(directory).iterdir() if entry.name.isdecimal())
 
 
 def _model_card(model, signatures, facts):

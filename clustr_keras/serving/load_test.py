@@ -57,8 +57,8 @@ class LoadTestResult:
     errors: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in types that JSON knows."""
-        return dataclasses.asdict(self)
+        """All of it in types that JSON knows; `name` is the model's, as in other commands' JSON."""
+        return {"name" if key == "model" else key: value for key, value in dataclasses.asdict(self).items()}
 
     def table(self) -> "rich.table.Table":
         """A `rich.table.Table` of it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.loaded_model import LoadedModel
+from clustr_keras.serving.version_folders import version_number
 from clustr_keras.serving.warmup import replay_warmup
 
 _log = logging.getLogger(__name__)
@@ -154,9 +155,9 @@ class ModelStore:
 
 def _version_folders(model_dir):
     return {
-        int(entry.name): entry
+        number: entry
         for entry in sorted(model_dir.iterdir())
-        if entry.name.isascii() and entry.name.isdecimal() and int(entry.name) < 2**63 and _is_there(entry)
+        if (number := version_number(entry.name)) is not None and _is_there(entry)
     }
 
 

@@ -1,6 +1,6 @@
 """Recipes that train a classifier, and the batches, callbacks and checkpoints that they are made of."""
 
-from clustr_keras.training.certified import CertifiedRecipe, certified_recipe, train_certified
+from clustr_keras.training.certified import CertifiedRecipe, certified_recipe, train_certified, with_mirror_averages
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.kmeans_refresh import KMeansRefresh
 from clustr_keras.training.magnet_batches import MagnetBatches
@@ -16,4 +16,5 @@ __all__ = [
     "paper_recipe",
     "train",
     "train_certified",
+    "with_mirror_averages",
 ]

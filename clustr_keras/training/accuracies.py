@@ -27,10 +27,8 @@ def accuracies_of(certificate: Certificate, labels: ArrayLike, radii: Sequence[f
     >>> accuracies_of(model.certify(x_test), y_test, [0.3])["certified_accuracy"]["0.3"]
     """
     is_right = certificate.class_ids == np.asarray(labels)
-    radius, is_certified = certificate.certified_radius, certificate.certified_radius is not None
-    if radius is None:
-        radius = certificate.radius
-    shares = {str(least): float(np.mean(is_right & (radius >= least))) for least in radii}
+    is_certified = certificate.certified_radius is not None
+    shares = {str(least): float(np.mean(is_right & (certificate.proved_radius >= least))) for least in radii}
     return {
         "test_images": len(is_right),
         "clean_accuracy": float(np.mean(is_right)),

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp, lipschitz_resnet
+from clustr_keras.backbones import lipschitz_convnet, lipschitz_mlp, lipschitz_resnet, mirror_averaged
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import CropAndFlip, RandomAffine, Split
 from clustr_keras.data.image_dataset import base_name
@@ -35,6 +35,8 @@ class CertifiedRecipe:
         warmup: Share of all steps in which the learning rate rises to its peak.
         epochs, batch_size: As for `fit`.
         augmentation: What the training images go through, called with a batch and a random generator, or `None`.
+        mirror_averaged: Whether the trained classifier goes by the mean over an image and its mirror image, see
+            `backbones.mirror_averaged`: for an augmentation with mirror images, at twice the inference.
         watched_radius: Radius of the certified accuracy that is shown while training.
         radii: Radii of the certified accuracies that are told of the trained model.
         seed: Integer, of the weights and the order of the data.
@@ -50,6 +52,7 @@ class CertifiedRecipe:
     epochs: int = 60
     batch_size: int = 128
     augmentation: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+    mirror_averaged: bool = False
     watched_radius: float = 0.3
     radii: tuple[float, ...] = (0.3, 0.5)
     seed: int = 0
@@ -75,6 +78,7 @@ _RECIPES = {
         epochs=300,
         batch_size=512,
         augmentation=CropAndFlip(fill_mode="reflect"),
+        mirror_averaged=True,
         watched_radius=36 / 255,
         radii=(36 / 255, 72 / 255, 108 / 255),
     ),
@@ -115,7 +119,8 @@ def certified_recipe(
     like = own or ("digits" if image_shape is None else _set_like(image_shape))
     recipe = dataclasses.replace(_RECIPES[like], seed=seed)
     if own is None and isinstance(recipe.augmentation, CropAndFlip):
-        return dataclasses.replace(recipe, augmentation=dataclasses.replace(recipe.augmentation, flip=False))
+        cropped = dataclasses.replace(recipe.augmentation, flip=False)
+        return dataclasses.replace(recipe, augmentation=cropped, mirror_averaged=False)
     return recipe
 
 
@@ -162,7 +167,7 @@ def train_certified(
     """
     recipe = recipe or CertifiedRecipe()
     model = make_certified(images.shape[1:], class_names, recipe)
-    return fit_certified(model, images, labels, recipe, callbacks)
+    return finished(fit_certified(model, images, labels, recipe, callbacks), recipe)
 
 
 def make_certified(
@@ -202,7 +207,7 @@ def fit_certified(
     callbacks: Iterable[keras.callbacks.Callback] = (),
     initial_epoch: int = 0,
 ) -> ClustrClassifier:
-    """Compiles a classifier and trains it on arrays: the second half of `train_certified`, which see.
+    """Compiles a classifier and trains it on arrays: the second part of `train_certified`, which see.
 
     From `initial_epoch` on, if the epochs before it have been trained: learning rate and batches are those of a
     training that was not interrupted, the optimizer's moments are not.
@@ -220,6 +225,44 @@ def fit_certified(
     )
     model.fit(batches, initial_epoch=initial_epoch, epochs=recipe.epochs, verbose=0, callbacks=list(callbacks))
     return model
+
+
+def finished(model: ClustrClassifier, recipe: Any) -> ClustrClassifier:
+    """What a trained classifier becomes by any recipe: itself, or `with_mirror_averages` of it."""
+    return with_mirror_averages(model) if getattr(recipe, "mirror_averaged", False) else model
+
+
+def with_mirror_averages(model: ClustrClassifier) -> ClustrClassifier:
+    """A classifier with the weights of a trained one that goes by the mean over an image and its mirror image.
+
+    See `backbones.mirror_averaged`: it answers both alike and proves more where training had both, at twice the
+    inference.
+
+    Args:
+        model: `ClustrClassifier`. Its backbone is shared, its centers are copied.
+
+    Returns:
+        A `ClustrClassifier`, compiled as the given one is.
+
+    Example:
+
+    >>> model.fit(batches, epochs=300)
+    >>> with_mirror_averages(model).certify(x_test)
+    """
+    averaged = ClustrClassifier(
+        mirror_averaged(model.backbone),
+        model.num_classes,
+        model.clusters_per_class,
+        model.class_names,
+        model.head.temperature,
+        model.head.trainable,
+    )
+    averaged.head.centers.assign(model.head.centers)
+    averaged.head.variance.assign(model.head.variance)
+    averaged.training_step.assign(model.training_step)
+    if model.compiled:
+        averaged.compile_from_config(model.get_compile_config())
+    return averaged
 
 
 def _schedule(recipe, steps):

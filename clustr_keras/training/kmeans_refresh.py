@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from clustr_keras.backend import require_one_process
-from clustr_keras.data.checks import check_labels, checked_integer
+from clustr_keras.data.checks import check_labels
 from clustr_keras.data.pixels import as_floats
+from clustr_keras.integers import checked_integer
 from clustr_keras.progress import progress_bar
 from clustr_keras.training.clusters import Clusters, k_means_by_class
 from clustr_keras.training.magnet_batches import MagnetBatches

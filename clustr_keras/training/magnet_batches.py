@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from clustr_keras.data.augmentation import batch_generator
-from clustr_keras.data.checks import check_labels, checked_integer
+from clustr_keras.data.checks import check_labels
 from clustr_keras.data.pixels import as_floats
+from clustr_keras.integers import checked_integer
 from clustr_keras.training.cluster_sampler import ClusterSampler
 from clustr_keras.training.clusters import check_class_sizes
 from clustr_keras.training.in_order import InOrderBatches

@@ -11,6 +11,7 @@ from clustr_keras.backbones import CIFAR10_MEAN, CIFAR10_STD, convnet, resnet18
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.consistency import QTRADES, TRADES, ConsistencyTerm
 from clustr_keras.data import ImageDataset, default_augmentation
+from clustr_keras.data.image_dataset import base_name
 from clustr_keras.losses import MagnetLoss
 from clustr_keras.training.epoch_checkpoint import EpochCheckpoint
 from clustr_keras.training.kmeans_refresh import KMeansRefresh
@@ -99,7 +100,7 @@ def paper_recipe(name: str, data: str = "cifar10", eps: float = 8 / 255, seed: i
     >>> paper_recipe("clustr-qtrades").consistency.weight
     8.0
     """
-    clustr = Recipe(seed=seed) if data == "cifar10" else Recipe(n_init=10, max_iter=40, seed=seed)
+    clustr = Recipe(seed=seed) if base_name(data) == "cifar10" else Recipe(n_init=10, max_iter=40, seed=seed)
     plain = dataclasses.replace(clustr, magnet=False, clusters_per_class=1)
 
     def with_qtrades(scores):

@@ -27,7 +27,7 @@ def run_training(
     epochs: int | None = None,
     margin: float | None = None,
     radii: Sequence[float] | None = None,
-    eps: float = 8 / 255,
+    eps: float | None = None,
     fast: bool = False,
     start: ClustrClassifier | None = None,
     checkpoint: pathlib.Path | None = None,
@@ -45,7 +45,7 @@ def run_training(
         epochs: Integer, the recipe's number by default.
         margin: Float, of the certified recipe; that of the data set by default.
         radii: Floats, where the certified recipe's accuracy is told; those of the data set by default.
-        eps: Float, l_inf radius of the adversarial recipes.
+        eps: Float, l_inf radius of the adversarial recipes, 8/255 by default.
         fast: Whether to take the recipe's scale for a CPU.
         start: `ClustrClassifier` to go on from.
         checkpoint: Folder to resume from and to save to.
@@ -64,10 +64,10 @@ def run_training(
     strategy = strategy_for(devices)
     with scope_of(strategy):
         if name == "certified":
-            if start is not None or checkpoint is not None or fast:
+            if start is not None or checkpoint is not None or fast or eps is not None:
                 raise ValueError(
-                    "the recipe certified trains in one go, at one scale; --from, --checkpoint and --fast are for the "
-                    "others."
+                    "the recipe certified trains in one go, at one scale, without an attack; --from, --checkpoint, "
+                    "--fast and --eps are for the others."
                 )
             given: dict[str, Any] = {"epochs": epochs, "margin": margin, "radii": radii}
             certified = dataclasses.replace(
@@ -76,9 +76,11 @@ def run_training(
             )
             model, radii = _train_certified(dataset, certified, _logs(csv_log, tensorboard)), certified.radii
         else:
-            if radii is not None:
-                raise ValueError("--radius is for the recipe certified: no radius is known of the others.")
-            recipe = paper_recipe(name, dataset.name, eps, seed)
+            if radii is not None or margin is not None:
+                raise ValueError(
+                    "--radius and --margin are for the recipe certified: no radius is known of the others."
+                )
+            recipe = paper_recipe(name, dataset.name, 8 / 255 if eps is None else eps, seed)
             recipe = recipe.faster() if fast else recipe
             recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
             begun = start if start is None or strategy is None else made_again(start)

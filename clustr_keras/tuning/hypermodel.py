@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,9 +13,16 @@ import numpy as np
 from clustr_keras.attacks import ProjectedGradientDescent
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.data import ImageDataset, Split, as_floats
-from clustr_keras.training.certified import CertifiedRecipe, certified_recipe, fit_certified, make_certified
+from clustr_keras.training.certified import (
+    CertifiedRecipe,
+    certified_recipe,
+    finished,
+    fit_certified,
+    make_certified,
+)
 from clustr_keras.training.recipes import Recipe, make_classifier, train
 from clustr_keras.types import Floats
+from clustr_keras.whole_file import whole_file
 
 # Validation images that are attacked: PGD on all of them would take longer than a short training.
 _ATTACKED = 500
@@ -152,9 +158,8 @@ class ClustrHyperModel(keras_tuner.HyperModel):
             self._pretrained_weights = _weights_of(train(self.dataset, pretraining))
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                own = file.with_name(f".{uuid.uuid4().hex}.npz")  # several workers may be at it
-                np.savez(own, *self._pretrained_weights)
-                own.replace(file)
+                with whole_file(file) as own:  # several workers may be at it
+                    np.savez(own, *self._pretrained_weights)
         return self._pretrained_weights
 
     def retrain(
@@ -178,15 +183,16 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         model, pretraining = self.build(hp), _pretraining_of(recipe)
         if pretraining is not None:
             _set_weights(model, _weights_of(train(self.whole, pretraining)))
-        return self.train(model, self.whole, recipe, callbacks)
+        self.train(model, self.whole, recipe, callbacks)
+        return finished(model, recipe)
 
     def measure(self, model: ClustrClassifier) -> dict[str, float]:
         """What counts of a trained classifier, on the validation images: a dict, metric -> float."""
         images, labels = as_floats(self.dataset.test.images), self.dataset.test.labels
         if not self.is_certified:
             return self._measure_under_attack(model, images, labels)
-        certificate = model.certify(images)
-        radius = certificate.radius if certificate.certified_radius is None else certificate.certified_radius
+        certificate = finished(model, self.recipe).certify(images)
+        radius = certificate.proved_radius
         is_right = certificate.class_ids == labels
         clean, certified = float(is_right.mean()), float((is_right & (radius >= self.radius)).mean())
         return {

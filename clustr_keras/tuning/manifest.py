@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import uuid
 from typing import Any
 
 import keras_tuner
@@ -14,6 +13,7 @@ import numpy as np
 from clustr_keras.data import Split
 from clustr_keras.manifest import check_same
 from clustr_keras.tuning.hypermodel import ClustrHyperModel
+from clustr_keras.whole_file import whole_file
 
 MANIFEST = "manifest.json"
 
@@ -61,9 +61,8 @@ def pin(folder: str | os.PathLike[str], manifest: dict[str, Any]) -> None:
         if any(folder.glob("*/oracle.json")):
             raise ValueError(f"{folder} holds a search and no {MANIFEST} to say of what. Name another folder.")
         folder.mkdir(parents=True, exist_ok=True)
-        own = folder / f".{uuid.uuid4().hex}.json"  # chief and workers may all be at it
-        own.write_text(json.dumps(manifest, indent=2) + "\n")
-        own.replace(file)
+        with whole_file(file) as own:  # chief and workers may all be at it
+            own.write_text(json.dumps(manifest, indent=2) + "\n")
     check_same(json.loads(file.read_text()), manifest, folder, "Trials")
 
 

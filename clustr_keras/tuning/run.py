@@ -47,7 +47,7 @@ def run_search(
     tuner: str = "random",
     objective: str | None = None,
     radius: float | None = None,
-    eps: float = 8 / 255,
+    eps: float | None = None,
     fast: bool = False,
     max_trials: int = 10,
     epochs: int | None = None,
@@ -64,7 +64,8 @@ def run_search(
         output: Folder of the search, which goes on where it was stopped; `leaderboard.csv` and its picture go there.
         tuner: See `make_tuner`.
         objective: See `make_objective`; certified accuracy or accuracy under attack by default.
-        radius, eps: See `ClustrHyperModel`.
+        radius: Float, of the recipe certified, see `ClustrHyperModel`.
+        eps: Float, of the others, see `ClustrHyperModel`; 8/255 by default.
         fast: Whether to take a paper recipe's scale for a CPU.
         max_trials: Integer.
         epochs: Integer, of a trial; the recipe's number by default.
@@ -79,6 +80,9 @@ def run_search(
         ValueError: If there is no such recipe, tuner or objective, they do not go together, or the folder belongs to
             another search; after the search, if it was given up or no trial is left to retrain.
     """
+    if (eps if recipe == "certified" else radius) is not None:
+        raise ValueError("--radius is for the recipe certified, and --eps for the others.")
+    eps = 8 / 255 if eps is None else eps
     start = _start(recipe, dataset, eps, fast, seed)
     objective = objective or ("certified" if recipe == "certified" else "robust")
     hypermodel = ClustrHyperModel(dataset, start, radius, eps, pretrained=output / "pretrained.npz")

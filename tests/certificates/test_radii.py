@@ -160,12 +160,24 @@ def test_more_than_four_clusters_are_swept(cloud, clusters):
     assert (exact <= truth * (1 + 1e-6) + 1e-12).all()
 
 
+def among_close_rivals(rng, shape):
+    """Embeddings among rivals that are close to each other, where hyperplanes taken one by one tell too little."""
+    centers = rng.normal(size=shape)
+    centers[1:] *= 0.05
+    return centers.mean((0, 1)) + rng.normal(size=(20, shape[-1])), centers
+
+
+def test_a_sweep_over_more_than_four_clusters_closes_most_of_the_gap():
+    z, centers = among_close_rivals(np.random.default_rng(0), (3, 6, 3))
+    union, exact = np.asarray(union_radius(z, centers)), np.asarray(exact_radius(z, centers))
+    truth = np.array([distance_to_rival_cells(point, centers) for point in z])
+    assert (truth - union).mean() > 0.02 * truth.mean()
+    assert (truth - exact).mean() < 0.1 * (truth - union).mean()
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_exact_radius_is_exact_where_many_rivals_are_close(seed):
-    rng = np.random.default_rng(seed)
-    centers = rng.normal(size=(6, 4, 3))
-    centers[1:] *= 0.05
-    z = centers.mean((0, 1)) + rng.normal(size=(6, 3))
+    z, centers = among_close_rivals(np.random.default_rng(seed), (6, 4, 3))
     truth = np.array([distance_to_rival_cells(point, centers) for point in z])
     assert_allclose(exact_radius(z, centers), truth, rtol=1e-6, atol=1e-12)
 
@@ -179,12 +191,13 @@ def test_exact_radius_of_a_wedge_is_known():
 
 
 def test_rivals_beyond_those_projected_on_are_bounded_from_below():
-    rng = np.random.default_rng(0)
-    z, centers = rng.normal(size=(20, 3)), rng.normal(size=(30, 3, 3))
+    z, centers = among_close_rivals(np.random.default_rng(0), (30, 3, 3))
     truth = np.array([distance_to_rival_cells(point, centers) for point in z])
     exact = np.asarray(exact_radius(z, centers))
+    union = np.asarray(union_radius(z, centers))
     assert (exact <= truth * (1 + 1e-9)).all()
-    assert (exact >= np.asarray(union_radius(z, centers))).all()
+    assert (exact >= union).all()
+    assert (truth - exact).mean() < 0.1 * (truth - union).mean()
 
 
 def test_the_gradient_of_the_exact_radius_agrees_with_finite_differences():

@@ -44,7 +44,7 @@ def test_serve_query_and_load_over_both_protocols(trained, clustr_here, answer, 
     assert "images/s" in out
     for figures, status in loads:
         assert status == 0
-        assert (figures["requests"], figures["errors"]) == (20, {})
+        assert (figures["name"], figures["requests"], figures["errors"]) == ("clustr", 20, {})
         assert all(name in load_test.__doc__ for name in figures)
     assert json.loads((trained / "load.json").read_text()) == loads[-1][0]
 

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import types
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from clustr_keras import ClustrClassifier
 from clustr_keras.attacks import ProjectedGradientDescent
 from clustr_keras.backbones import lipschitz_mlp
 from clustr_keras.evaluation import audit, default_attacks
+from clustr_keras.evaluation.audit import flips_inside
 
 DEFAULT_ATTACKS = (
     "PGD l_2, 40 steps x 5 restarts",
@@ -131,18 +133,24 @@ def test_an_example_refuted_by_two_attacks_is_one_violation(classifier, images, 
     assert len(result.violations) == len(set(result.violations)) == len(result.counterexamples)
 
 
-def test_a_flip_on_or_outside_the_radius_is_no_violation(classifier, images):
-    radius = classifier.certify(images).certified_radius.astype("float64")
-
+def test_a_flip_outside_the_radius_is_no_violation(classifier, images):
     class Outside:
         norm, name = "l_2", "outside"
 
         def __call__(self, attacked, labels, eps, progress=None):
-            result = l_2(classifier)(attacked, labels, 6 * eps)
-            return dataclasses.replace(result, distance=np.maximum(result.distance, radius))
+            return l_2(classifier)(attacked, labels, 6 * eps)
 
     result = audit(classifier, images, attacks=[Outside()])
     assert len(result.violations) == 0
+
+
+@pytest.mark.parametrize(("distance", "flips"), [(0.5, []), (np.nextafter(0.5, 0.0), [(0, 3, 1)])])
+def test_a_flip_on_the_radius_is_not_inside_it(images, distance, flips):
+    def certify(attacked):
+        return types.SimpleNamespace(class_ids=np.ones(len(attacked), int))
+
+    found = flips_inside(certify, np.int64([3]), np.float64([0.5]), images[:1], np.float64([distance]), [True], {})
+    assert list(found) == flips
 
 
 def test_an_attack_that_only_claims_a_flip_is_not_believed(classifier, images):

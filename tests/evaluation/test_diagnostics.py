@@ -30,8 +30,10 @@ def diagnose(logits, data, surrogate=None, count=COUNT, norm="l_inf", eps=EPS):
     flips = Flips(data[0][:count], np.asarray(data[1][:count], "int64"))
     target = Target(logits, (8, 8, 1), 10, "under test")
     class_ids, _ = target.predict(flips.images)
-    run = Diagnostics(target, norm, eps, surrogate, batch_size=64)
-    return {found.name: found for found in run(np.arange(count), class_ids, flips, Stages(None))}
+    run, notes = Diagnostics(target, norm, eps, surrogate, batch_size=64), []
+    found = {found.name: found for found in run(np.arange(count), class_ids, flips, Stages(None), notes.append)}
+    assert len(notes) == run.attack_count
+    return found
 
 
 def failed(found):

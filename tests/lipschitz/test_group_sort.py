@@ -28,7 +28,7 @@ def test_the_gradient_is_a_permutation(jacobian):
 
 @pytest.mark.parametrize("group_size", [1, 0, 2.0, "3"])
 def test_group_size_must_be_an_integer_above_one(group_size):
-    with pytest.raises(ValueError, match="group_size must be an integer above 1"):
+    with pytest.raises(ValueError, match="group_size must be an integer of at least 2"):
         GroupSort(group_size)
 
 

@@ -189,7 +189,7 @@ def test_save_and_load_keep_the_kernel(tmp_path):
 
 @pytest.mark.parametrize("units", [0, -3, 2.5, "8"])
 def test_units_must_be_a_positive_integer(units):
-    with pytest.raises(ValueError, match="units must be a positive integer"):
+    with pytest.raises(ValueError, match="units must be an integer of at least 1"):
         OrthogonalDense(units)
 
 

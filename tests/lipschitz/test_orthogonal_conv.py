@@ -145,7 +145,7 @@ def test_padding_must_be_known():
 
 @pytest.mark.parametrize("arguments", [(0,), (2.5,), (4, 0), (4, (3, 3))])
 def test_sizes_must_be_positive_integers(arguments):
-    with pytest.raises(ValueError, match="must be a positive integer"):
+    with pytest.raises(ValueError, match="must be an integer of at least 1"):
         OrthogonalConv2D(*arguments)
 
 

@@ -98,5 +98,5 @@ def test_the_bound_of_whatever_kernel_is_stored_holds(factor):
 
 @pytest.mark.parametrize("units", [0, -1, 2.0, "8"])
 def test_units_must_be_a_positive_integer(units):
-    with pytest.raises(ValueError, match="units must be a positive integer"):
+    with pytest.raises(ValueError, match="units must be an integer of at least 1"):
         LipschitzResidual(units)

@@ -31,7 +31,7 @@ def test_sizes_may_be_left_open():
 @pytest.mark.parametrize("block", [0, -1, 2.0, "2", True])
 @pytest.mark.parametrize("layer_class", [SpaceToDepth, DepthToSpace])
 def test_a_block_must_be_a_positive_integer(layer_class, block):
-    with pytest.raises(ValueError, match="block must be a positive integer"):
+    with pytest.raises(ValueError, match="block must be an integer of at least 1"):
         layer_class(block)
 
 

@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose
 from scipy.special import logsumexp
 from support.gradients import gradient
 
-from clustr_keras import CertifiedMarginLoss
+from clustr_keras import CertifiedMarginLoss, ClustrClassifier
+from clustr_keras.backbones import lipschitz_mlp
 
 
 def by_hand(labels, logits, temperature, margin):
@@ -105,6 +106,43 @@ def test_a_copy_from_its_configuration_computes_the_same(batch, copy):
     assert copied.get_config() == loss.get_config()
     assert (copied.temperature, copied.margin, copied.reduction, copied.name) == (3.0, 0.7, "sum", "mine")
     assert_allclose(copied(*batch), by_hand(*batch, 3.0, 0.7).sum(), rtol=1e-5)
+    scheduled = CertifiedMarginLoss(rising(), rising())
+    assert copy(scheduled).get_config() == scheduled.get_config()
+    assert float(copy(scheduled).margin(2)) == pytest.approx(0.4)
+
+
+def rising():
+    return keras.optimizers.schedules.PolynomialDecay(0.0, decay_steps=4, end_learning_rate=0.8)
+
+
+@pytest.mark.parametrize("step", [0, 1, 4, 9])
+def test_schedules_go_by_the_step(batch, step):
+    falling = keras.optimizers.schedules.PiecewiseConstantDecay([2], [8.0, 3.0])
+    loss = CertifiedMarginLoss(falling, rising(), reduction=None)
+    loss.step = keras.Variable(step, dtype="int32", trainable=False)
+    expected = by_hand(*batch, 8.0 if step <= 2 else 3.0, min(0.2 * step, 0.8))
+    assert_allclose(loss(*batch), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_classifier_counts_the_steps_and_goes_on_with_them_when_it_is_loaded(tmp_path):
+    keras.utils.set_random_seed(0)
+    images, labels = np.random.default_rng(0).uniform(size=(12, 8, 8, 1)).astype("float32"), np.arange(12) % 3
+    model = ClustrClassifier(lipschitz_mlp((8, 8, 1), widths=(8,)), 3)
+    model.compile(keras.optimizers.SGD(0.0), CertifiedMarginLoss(4.0, rising()))
+    logits = model.predict(images, verbose=0)
+    expected = [by_hand(labels, logits, 4.0, margin).mean() for margin in (0.0, 0.2, 0.4, 0.6, 0.8)]
+    found = model.fit(images, labels, batch_size=12, epochs=3, verbose=0).history["loss"]
+    assert_allclose(found, expected[:3], rtol=1e-5)
+    assert_allclose(model.evaluate(images, labels, verbose=0)[0], expected[3], rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    found = loaded.fit(images, labels, batch_size=12, epochs=2, verbose=0).history["loss"]
+    assert_allclose(found, expected[3:], rtol=1e-5)
+
+
+def test_a_schedule_without_a_step_is_refused_with_a_way_out(batch):
+    with pytest.raises(ValueError, match=r"set loss\.step = model\.optimizer\.iterations"):
+        CertifiedMarginLoss(4.0, rising())(*batch)
 
 
 def test_it_is_registered_under_the_package():

@@ -65,7 +65,7 @@ def test_a_version_that_is_there_is_refused_and_left_alone(classifier, tmp_path)
 
 @pytest.mark.parametrize("version", [0, -1, 1.0, "2", True])
 def test_a_version_that_is_no_positive_integer_is_refused(classifier, tmp_path, fake_archive, version):
-    with pytest.raises(ValueError, match=f"version must be a positive integer; got {version!r}"):
+    with pytest.raises(ValueError, match=f"version must be an integer of at least 1; got {version!r}"):
         export_model(classifier, tmp_path, version=version)
     assert list(tmp_path.iterdir()) == []
 

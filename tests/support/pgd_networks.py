@@ -15,7 +15,7 @@ def norm_of(difference, norm):
 
 
 class Network:
-    """A small smooth network of 4 classes. Counts how often Python runs it, and the rows of each batch that TF runs."""
+    """A small smooth network of 4 classes. Counts how often Python runs it."""
 
     def __init__(self, seed=0):
         generator = np.random.default_rng(seed)

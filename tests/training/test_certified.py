@@ -26,6 +26,7 @@ def test_data_sets_get_networks_and_augmentation_of_their_own():
     recipe = certified_recipe("cifar10/3.0.2", seed=3)
     assert (recipe.backbone, recipe.seed) == ("lipschitz_convnet", 3)
     assert recipe.augmentation == CropAndFlip(fill_mode="reflect")
+    assert recipe.mirror_averaged
     assert certified_recipe("digits", seed=3) == CertifiedRecipe(seed=3)
 
 
@@ -46,7 +47,9 @@ def test_other_data_sets_get_what_their_images_are_like(shape, like):
     assert certified_recipe(like, 3, shape) == model_of
     if like == "cifar10":  # the mirror image of a 2 is no 2
         assert recipe.augmentation == CropAndFlip(flip=False, fill_mode="reflect")
-    assert dataclasses.replace(recipe, augmentation=model_of.augmentation) == model_of
+        assert not recipe.mirror_averaged
+    as_own = {"augmentation": model_of.augmentation, "mirror_averaged": model_of.mirror_averaged}
+    assert dataclasses.replace(recipe, **as_own) == model_of
     assert make_certified(shape, "ab", dataclasses.replace(recipe, sizes={})).num_classes == 2
     assert certified_recipe("photos", 3) == certified_recipe("digits", 3)
 
@@ -59,6 +62,22 @@ def test_the_recipe_names_the_backbone(digits):
     assert model.embed(images[:2]).shape == (2, 8)
     with pytest.raises(ValueError, match="lipschitz_convnet, lipschitz_mlp, lipschitz_resnet; got 'resnet18'"):
         train_certified(images, labels, "0123456789", dataclasses.replace(TINY, backbone="resnet18"))
+
+
+def test_mirror_images_are_averaged_after_training(digits):
+    (images, labels), _ = digits
+    recipe = dataclasses.replace(TINY, clusters_per_class=2)
+    plain = train_certified(images[:400], labels[:400], "abcdefghij", recipe)
+    recipe = dataclasses.replace(recipe, mirror_averaged=True)
+    averaged = train_certified(images[:400], labels[:400], "abcdefghij", recipe)
+    some, mirrored = images[400:420], images[400:420, :, ::-1].copy()
+    assert_allclose(averaged.embed(some), (plain.embed(some) + plain.embed(mirrored)) / 2, atol=1e-4)
+    assert_array_equal(averaged.head.centers, plain.head.centers)
+    assert (averaged.class_names, averaged.head.temperature) == (plain.class_names, plain.head.temperature)
+    certificate = averaged.certify(some)
+    assert (certificate.certified_radius > 0).all()
+    assert_array_equal(certificate.class_ids, averaged.certify(mirrored).class_ids)
+    assert averaged.evaluate(some, labels[400:420], verbose=0, return_dict=True).keys() > {"loss", "accuracy"}
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from clustr_keras.backbones import CIFAR10_MEAN
 from clustr_keras.consistency import QTRADES, TRADES
 from clustr_keras.data import ImageDataset, Split, as_floats, load
 from clustr_keras.losses import MagnetLoss
@@ -30,6 +31,7 @@ def test_the_defaults_are_the_papers():
     assert (recipe.alpha, recipe.learning_rate, recipe.epochs, recipe.milestones) == (12.5, 1e-4, 90, (30, 60))
     assert (recipe.backbone, recipe.n_init, recipe.max_iter) == ("resnet18", 1, 20)
     assert (paper_recipe("clustr", "svhn_cropped").n_init, paper_recipe("clustr", "cifar100").max_iter) == (10, 40)
+    assert paper_recipe("clustr", "cifar10:3.0.2") == recipe
     qtrades = paper_recipe("clustr-qtrades")
     assert (qtrades.epochs, qtrades.consistency.weight, qtrades.pretraining) == (25, 8.0, recipe)
     assert isinstance(qtrades.consistency, QTRADES)
@@ -106,4 +108,7 @@ def test_a_color_data_set_gets_a_network_for_color():
     split = Split(rng.integers(0, 256, (60, 16, 16, 3), dtype="uint8"), np.arange(60) % 3)
     dataset = ImageDataset("cifar10", split, split, ("a", "b", "c"))
     recipe = dataclasses.replace(Recipe(**FAST), epochs=1, clusters_per_batch=3)
-    assert train(dataset, recipe).backbone.input_shape == (None, 16, 16, 3)
+    backbone = train(dataset, recipe).backbone
+    assert backbone.input_shape == (None, 16, 16, 3)
+    means = [layer.get_config()["mean"] for layer in backbone.layers if "mean" in layer.get_config()]
+    assert_allclose(np.ravel(means), CIFAR10_MEAN, rtol=1e-6)

@@ -55,7 +55,9 @@ def test_the_picture_shows_every_trial_and_the_front(leaderboard):
 
 
 def test_one_trial_can_be_shown(leaderboard):
-    Leaderboard(leaderboard.rows[:1], leaderboard.parameters, leaderboard.metrics).plot()
+    parallel, plane = Leaderboard(leaderboard.rows[:1], leaderboard.parameters, leaderboard.metrics).plot().axes
+    assert len([line for line in parallel.lines if len(line.get_xdata()) == 4]) == 1
+    assert len(plane.collections[0].get_offsets()) == 1
 
 
 def test_columns_and_axes_go_by_name_whatever_order_a_chief_was_told_them_in(tmp_path):
