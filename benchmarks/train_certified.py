@@ -10,8 +10,7 @@ from budget import Budget, batches_of, fit_within
 from peer import arguments, write
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, lipschitz
-from clustr_keras.training import CertifiedRecipe
-from clustr_keras.training.certified import finished
+from clustr_keras.training import with_mirror_averages
 
 if __name__ == "__main__":
     asked = arguments()
@@ -22,6 +21,7 @@ if __name__ == "__main__":
     batches = batches_of(data["x_train"], data["y_train"], settings, asked.seed)
     budget = Budget(asked.seconds, settings["learning_rate"])
     fit_within(budget, model, batches)
-    model = finished(model, CertifiedRecipe(mirror_averaged=settings.get("mirror_averaged", False)))
+    if settings.get("mirror_averaged"):
+        model = with_mirror_averages(model)
     certificate = model.certify(data["x_test"], method="exact")
     write(asked, certificate.class_ids, certificate.radius, budget.clock, budget.steps / len(batches))
