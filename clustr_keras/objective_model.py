@@ -62,21 +62,8 @@ class ObjectiveModel(SharingModel):
         training: bool = True,
     ) -> Tensor:
         """Computes the loss, and in training the terms beside it."""
-        objective = self._objective
-        if not isinstance(y_pred, dict):
-            if objective.acts_on_logits and not (training and objective.needs_embeddings):
-                loss = self._loss_of_logits(x, y, y_pred, sample_weight, training)
-                if training:
-                    self.training_step.assign_add(1)
-                return loss
-            # Outside of a step, where Keras finds out about shapes for example.
-            y_pred = {"logits": y_pred, "embeddings": self.backbone(x, training=training)}
-        if objective.acts_on_logits:
-            loss = self._loss_of_logits(x, class_ids(y), y_pred["logits"], sample_weight, training)
-        else:
-            loss = self._loss_of_embeddings(y, y_pred["embeddings"], sample_weight, training)
+        loss = self._step_loss(x, y, y_pred, sample_weight, training)
         if training:
-            loss = loss + objective.terms(self, x, y, y_pred["embeddings"], sample_weight, self.training_step)
             self.training_step.assign_add(1)
         if self._free is not None:
             _loss_of_step.set(loss)
@@ -104,6 +91,21 @@ class ObjectiveModel(SharingModel):
             yield
         finally:
             _in_step.reset(token)
+
+    def _step_loss(self, x, y, y_pred, sample_weight, training):
+        objective = self._objective
+        if not isinstance(y_pred, dict):
+            if objective.acts_on_logits and not (training and objective.needs_embeddings):
+                return self._loss_of_logits(x, y, y_pred, sample_weight, training)
+            # Outside of a step, where Keras finds out about shapes for example.
+            y_pred = {"logits": y_pred, "embeddings": self.backbone(x, training=training)}
+        if objective.acts_on_logits:
+            loss = self._loss_of_logits(x, class_ids(y), y_pred["logits"], sample_weight, training)
+        else:
+            loss = self._loss_of_embeddings(y, y_pred["embeddings"], sample_weight, training)
+        if training:
+            loss = loss + objective.terms(self, x, y, y_pred["embeddings"], sample_weight, self.training_step)
+        return loss
 
     def _loss_of_logits(self, x, y, logits, sample_weight, training):
         """Keras' loss of the whole batch: shares of a batch need not be equal, and their means are not its mean."""

@@ -1,5 +1,6 @@
 """Fixtures that several test files share; none of them may be mutated."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -47,6 +48,10 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 # Each example is compiled anew where its shapes are.
 hypothesis.settings.register_profile("second backend", deadline=None, derandomize=True, max_examples=4)
 hypothesis.settings.load_profile("suite" if BACKEND == "tensorflow" else "second backend")
+
+
+# TensorFlow makes so many objects while it traces that a fifth of the time went into looking for garbage among them.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_addoption(parser):

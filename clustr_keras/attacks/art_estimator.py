@@ -37,11 +37,11 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
         self._input_shape = tuple(image_shape)
         self.filled_up_to = batch_size
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False, reduce_retracing=True)
         def losses(x, labels):
             return loss(labels, logits(x))
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False, reduce_retracing=True)
         def gradient(x, labels):
             with tf.GradientTape() as tape:
                 tape.watch(x)
@@ -49,7 +49,7 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
             return input_gradient(value, x, tape)
 
         self._functions = {
-            "logits": tf.function(lambda x, labels: logits(x), reduce_retracing=True),
+            "logits": tf.function(lambda x, labels: logits(x), autograph=False, reduce_retracing=True),
             "losses": losses,
             "gradient": gradient,
         }

@@ -7,7 +7,10 @@ from typing import Protocol, TypeAlias
 from clustr_keras.types import ArrayLike, Bools, Floats, Ints, Tensor
 
 Logits: TypeAlias = Callable[[Tensor], Tensor]
-"""What is attacked: TensorFlow operations from images `[B, H, W, C]` to logits `[B, C]`, such as a Keras model."""
+"""What is attacked: TensorFlow operations from images `[B, H, W, C]` to logits `[B, C]`, such as a Keras model.
+
+AutoGraph does not rewrite it: a Python function that branches on tensors needs `tf.function` around it.
+"""
 
 AttackLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """What is ascended: from labels `[B]` and logits `[B, C]` to a value for each example, `[B]`."""

@@ -6,6 +6,7 @@ from cleverhans.tf2.utils import clip_eta
 from clustr_keras import certificates
 from clustr_keras.attacks.cells import RivalCells, nearest_rivals
 from clustr_keras.attacks.pgd import ProjectedGradientDescent
+from clustr_keras.attacks.steps import repeated
 from clustr_keras.certification import Certifier
 
 # How far behind the faces of a rival's cell the attack aims, as a share of the way there.
@@ -55,8 +56,8 @@ class BisectorAttack(ProjectedGradientDescent):
         axes = list(range(1, x.shape.rank))
         centers = tf.convert_to_tensor(self.certifier.centers)
         cells = self._cells(self._embed(x), centers, labels, rank=seed[1])
-        adversarial, is_flipped = x, tf.zeros_like(labels, tf.bool)
-        for index in tf.range(steps):
+
+        def stepped(index, adversarial, is_flipped):
             with tf.GradientTape() as tape:
                 tape.watch(adversarial)
                 embeddings = self._embed(adversarial)
@@ -71,7 +72,9 @@ class BisectorAttack(ProjectedGradientDescent):
             direction = tf.math.divide_no_nan(gradient, slope)
             moved = tf.clip_by_value(adversarial - tf.minimum(length, longest) * direction, 0.0, 1.0)
             moved = tf.clip_by_value(x + clip_eta(moved - x, 2, eps), 0.0, 1.0)
-            adversarial = tf.where(tf.reshape(is_flipped, tf.shape(slope)), adversarial, moved)
+            return tf.where(tf.reshape(is_flipped, tf.shape(slope)), adversarial, moved), is_flipped
+
+        adversarial, _ = repeated(steps, stepped, x, tf.zeros_like(labels, tf.bool))
         logits = self.logits(adversarial)
         return adversarial, self.loss(labels, logits), tf.argmax(logits, axis=-1)
 

@@ -22,8 +22,8 @@ class ClearFlips:
     def __init__(self, logits: Logits, batch_size: int = 256) -> None:
         self.logits = logits
         self.batch_size = batch_size
-        self._excess = tf.function(self._compute_excess, reduce_retracing=True)
-        self._slope = tf.function(self._compute_slope, reduce_retracing=True)
+        self._excess = tf.function(self._compute_excess, autograph=False, reduce_retracing=True)
+        self._slope = tf.function(self._compute_slope, autograph=False, reduce_retracing=True)
 
     def excess(self, images: Floats, labels: Ints) -> Floats:
         """By how much the margin away from the labels exceeds what counts, float64 `[B]`; above 0 for a flip."""

@@ -8,7 +8,7 @@ from clustr_keras.attacks.arguments import check_loss, checked_arguments, distan
 from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.steps import input_gradient
+from clustr_keras.attacks.steps import input_gradient, repeated
 from clustr_keras.types import ArrayLike
 
 _NO_FLIP = 1e10
@@ -75,8 +75,10 @@ class CarliniWagner:
         self.learning_rate = learning_rate
         self.initial_constant = initial_constant
         self.batch_size = batch_size
-        self._run = tf.function(self._descend, reduce_retracing=True)
-        self._classify = tf.function(lambda x, labels: self._judge(labels, self.logits(x)), reduce_retracing=True)
+        self._run = tf.function(self._descend, autograph=False, reduce_retracing=True)
+        self._classify = tf.function(
+            lambda x, labels: self._judge(labels, self.logits(x)), autograph=False, reduce_retracing=True
+        )
 
     @property
     def name(self) -> str:
@@ -145,10 +147,8 @@ class CarliniWagner:
         # In units of the margin at the image, so that a constant means the same for logits of any scale.
         unit = tf.abs(margin(labels, self.logits(x)))
         origin = tf.atanh((2.0 * x - 1.0) * 0.999999)
-        shift, mean, square = tf.zeros_like(x), tf.zeros_like(x), tf.zeros_like(x)
-        best, best_square, attempt = x, tf.fill(tf.shape(x)[:1], _NO_FLIP), x
-        loss = tf.zeros_like(constant)
-        for step in tf.range(1, self.steps + 1):
+
+        def descended(step, shift, mean, square, best, best_square, *_):
             with tf.GradientTape() as tape:
                 tape.watch(shift)
                 attempt = clip_tanh(origin + shift, 0.0, 1.0)
@@ -164,10 +164,14 @@ class CarliniWagner:
             best_square = tf.where(is_better, size, best_square)
             mean = 0.9 * mean + 0.1 * gradient
             square = 0.999 * square + 0.001 * gradient**2
-            passed = tf.cast(step, tf.float32)
+            passed = tf.cast(step + 1, tf.float32)
             unbiased = mean / (1.0 - 0.9**passed), square / (1.0 - 0.999**passed)
             shift -= self.learning_rate * unbiased[0] / (tf.sqrt(unbiased[1]) + 1e-8)
-        return best, best_square, attempt, loss
+            return shift, mean, square, best, best_square, attempt, loss
+
+        nothing, no_flip = tf.zeros_like(x), tf.fill(tf.shape(x)[:1], _NO_FLIP)
+        state = nothing, nothing, nothing, x, no_flip, x, tf.zeros_like(constant)
+        return repeated(self.steps, descended, *state)[3:]
 
     def _judge(self, labels, logits):
         return margin(labels, logits), tf.argmax(logits, axis=-1)

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from clustr_keras import certificates
+from clustr_keras.attacks.steps import repeated
 from clustr_keras.types import Tensor
 
 # Coordinate ascent on the dual of a projection; one sweep is exact for one hyperplane.
@@ -37,12 +38,15 @@ class RivalCells:
         """
         heights = tf.linalg.matvec(self.normals, embeddings - self.rival) - self.half_gaps + self.depth
         clusters = self.gram.shape[-1]
-        multipliers = tf.zeros_like(heights)
-        for _ in tf.range(_SWEEPS if clusters > 1 else 1):
+
+        def swept(_, multipliers):
             for a in range(clusters):
                 residual = heights[:, a] - tf.reduce_sum(self.gram[:, a] * multipliers, axis=-1)
                 moved = tf.maximum(multipliers[:, a] + tf.math.divide_no_nan(residual, self.gram[:, a, a]), 0.0)
                 multipliers += (moved - multipliers[:, a])[:, None] * tf.one_hot(a, clusters)
+            return (multipliers,)
+
+        (multipliers,) = repeated(_SWEEPS if clusters > 1 else 1, swept, tf.zeros_like(heights))
         shift = tf.linalg.matvec(self.normals, multipliers, transpose_a=True)
         return embeddings - shift
 

@@ -17,7 +17,7 @@ from clustr_keras.attacks.arguments import (
 from clustr_keras.attacks.attack import AttackLoss, AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.steps import ascent_step, input_gradient
+from clustr_keras.attacks.steps import ascent_step, input_gradient, repeated
 from clustr_keras.types import ArrayLike
 
 # Share of the last step in the next one, where steps decay.
@@ -88,7 +88,7 @@ class ProjectedGradientDescent:
         self.seed = seed
         self.decay = decay
         self.random_start = random_start
-        self._run = tf.function(self._attack, reduce_retracing=True)
+        self._run = tf.function(self._attack, autograph=False, reduce_retracing=True)
 
     @property
     def name(self) -> str:
@@ -167,28 +167,36 @@ class ProjectedGradientDescent:
         loss = self._loss_at(x, labels, seed[1])
         eta = is_random * eps * self._random_directions(tf.shape(x), seed, rows)
         adversarial = tf.clip_by_value(x + eta, 0.0, 1.0)
-        if self.decay:
-            adversarial = self._ascend_and_settle(adversarial, x, labels, eps, step, steps, loss)
-        else:
-            for _ in tf.range(steps):
-                _, class_ids, gradient = self._at(adversarial, labels, loss)
-                moved = self._within(adversarial + ascent_step(gradient, step, self.norm), x, eps)
-                is_right = tf.reshape(class_ids == labels, tf.shape(eps))
-                adversarial = tf.where(is_right, moved, adversarial)
+        ascend = self._ascend_and_settle if self.decay else self._ascend
+        adversarial = ascend(adversarial, x, labels, eps, step, steps, loss)
         logits = self.logits(adversarial)
         return adversarial, loss(labels, logits), tf.argmax(logits, axis=-1)
 
+    def _ascend(self, adversarial, x, labels, eps, step, steps, loss):
+        """Where the last step ended, or the first flip."""
+
+        def stepped(_, adversarial):
+            _, class_ids, gradient = self._at(adversarial, labels, loss)
+            moved = self._within(adversarial + ascent_step(gradient, step, self.norm), x, eps)
+            is_right = tf.reshape(class_ids == labels, tf.shape(eps))
+            return (tf.where(is_right, moved, adversarial),)
+
+        return repeated(steps, stepped, adversarial)[0]
+
     def _ascend_and_settle(self, adversarial, x, labels, eps, step, steps, loss):
         """Where the loss was largest on a way of steps that shrink."""
-        before, best, best_loss = adversarial, adversarial, tf.fill(tf.shape(labels), -np.inf)
-        for number in tf.range(steps):
+
+        def stepped(number, adversarial, before, best, best_loss):
             value, _, gradient = self._at(adversarial, labels, loss)
             best = tf.where(tf.reshape(value > best_loss, tf.shape(eps)), adversarial, best)
             best_loss = tf.maximum(best_loss, value)
             share = 0.5 * (1.0 + tf.cos(np.pi * tf.cast(number, tf.float32) / tf.cast(steps, tf.float32)))
             moved = self._within(adversarial + ascent_step(gradient, share * step, self.norm), x, eps)
             going_on = (1.0 - _MOMENTUM) * (moved - adversarial) + _MOMENTUM * (adversarial - before)
-            adversarial, before = self._within(adversarial + going_on, x, eps), adversarial
+            return self._within(adversarial + going_on, x, eps), adversarial, best, best_loss
+
+        lowest = tf.fill(tf.shape(labels), -np.inf)
+        adversarial, _, best, best_loss = repeated(steps, stepped, adversarial, adversarial, adversarial, lowest)
         is_better = loss(labels, self.logits(adversarial)) > best_loss
         return tf.where(tf.reshape(is_better, tf.shape(eps)), adversarial, best)
 

@@ -14,6 +14,7 @@ from clustr_keras.attacks.arguments import (
 from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
+from clustr_keras.attacks.steps import repeated
 from clustr_keras.types import ArrayLike
 
 # Shares of all queries after which the patches get half the area.
@@ -72,8 +73,8 @@ class SquareAttack:
         self.area = area
         self.batch_size = batch_size
         self.seed = seed
-        self._start = tf.function(self._first_attempt, reduce_retracing=True)
-        self._run = tf.function(self._search, reduce_retracing=True)
+        self._start = tf.function(self._first_attempt, autograph=False, reduce_retracing=True)
+        self._run = tf.function(self._search, autograph=False, reduce_retracing=True)
 
     @property
     def name(self) -> str:
@@ -154,19 +155,18 @@ class SquareAttack:
         return attempt, margin(labels, self.logits(attempt))
 
     def _search(self, x, labels, eps, attempt, loss, queries, side, seed):
-        class_ids = tf.argmax(self.logits(attempt), axis=-1)
-        for query in tf.range(queries[0], queries[0] + queries[1]):
-            if self.norm == "l_inf":
-                trial = self._with_patch(x, attempt, eps, side, seed, query)
-            else:
-                trial = self._with_bump(x, attempt, eps, side, seed, query)
+        attempted = self._with_patch if self.norm == "l_inf" else self._with_bump
+
+        def asked(number, attempt, loss, class_ids):
+            trial = attempted(x, attempt, eps, side, seed, queries[0] + number)
             logits = self.logits(trial)
             trial_loss = margin(labels, logits)
             is_better = trial_loss > loss
             attempt = tf.where(is_better[:, None, None, None], trial, attempt)
             class_ids = tf.where(is_better, tf.argmax(logits, axis=-1), class_ids)
-            loss = tf.where(is_better, trial_loss, loss)
-        return attempt, loss, class_ids
+            return attempt, tf.where(is_better, trial_loss, loss), class_ids
+
+        return repeated(queries[1], asked, attempt, loss, tf.argmax(self.logits(attempt), axis=-1))
 
     def _with_patch(self, x, attempt, eps, side, seed, query):
         """A patch at the corners of the l_inf ball."""

@@ -1,4 +1,7 @@
-"""Gradients in an image and steps along them, for any scale of the logits."""
+"""Gradients in an image, steps along them for any scale of the logits, and loops of steps."""
+
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -41,3 +44,20 @@ def ascent_step(gradient: Tensor, step: Tensor, norm: str) -> Tensor:
     largest = tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
     scaled = tf.math.divide_no_nan(gradient, largest)
     return step * tf.math.divide_no_nan(scaled, tf.sqrt(tf.reduce_sum(scaled**2, axes, keepdims=True)))
+
+
+def repeated(count: Tensor, step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> Any:
+    """What `count` steps make of a state, in one compiled loop.
+
+    AutoGraph makes the same of a `for` over `tf.range`, but takes seconds to rewrite the step and all that it calls.
+
+    Args:
+        count: Integer, or an int32 scalar.
+        step: Function from the number of the step and the state to the next state, a tuple.
+        *state: Tensors.
+
+    Returns:
+        A tuple like `state`.
+    """
+    going_on = lambda number, *_: number < count  # noqa: E731
+    return tf.while_loop(going_on, lambda number, *state: (number + 1, *step(number, *state)), (0, *state))[1:]

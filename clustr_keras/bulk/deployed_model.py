@@ -60,10 +60,10 @@ class DeployedModel:
             of_images, of_files = self._load_export(local)
         else:
             of_images, of_files = self._load_keras(local, method)
-        self._declared_pixels = tf.function(declared_pixels, input_signature=[tf.TensorSpec([], tf.string)])
         images = tf.TensorSpec([batch_size, *self.image_shape], tf.float32)
-        self._of_images = tf.function(of_images, input_signature=[images])
-        self._of_files = of_files and tf.function(of_files, input_signature=[tf.TensorSpec([batch_size], tf.string)])
+        self._declared_pixels = _compiled(declared_pixels, tf.TensorSpec([], tf.string))
+        self._of_images = _compiled(of_images, images)
+        self._of_files = of_files and _compiled(of_files, tf.TensorSpec([batch_size], tf.string))
 
     def certify(self, examples: Examples) -> dict[str, Any]:
         """Certifies the images of a shard.
@@ -165,3 +165,7 @@ class DeployedModel:
             return "no PNG or JPEG that can be decoded"
         height, width, channels = self.image_shape
         return f"no PNG or JPEG that decodes to {height} x {width} pixels of {channels} channels"
+
+
+def _compiled(function, signature):
+    return tf.function(function, input_signature=[signature], autograph=False)

@@ -38,7 +38,6 @@ _SPREAD = 10.0
 
 # Length of that step, in units of eps: short enough for the gradient to hold, long for a ripple.
 _SHORT_STEP = 0.01
-_STEPS, _RESTARTS, _QUERIES = 100, 5, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +63,16 @@ class Diagnostic:
 class Diagnostics:
     """Looks for masked gradients: holds white-box attacks against weaker ones, and against themselves.
 
-    The white box is PGD on the scores as they are, with 100 steps from 5 starts, on their cross-entropy and on their
-    margin; an example falls to it if it falls to one of the two. All attacks run on all examples given, without
-    skipping what another one has flipped.
+    The white box is PGD on the scores as they are, with 100 steps from 5 starts by default, on their cross-entropy and
+    on their margin; an example falls to it if it falls to one of the two. All attacks run on all examples given,
+    without skipping what another one has flipped.
 
     - `answers change`: the class of more than 1 % of the examples, or their logits, change with order and batch size.
       A model that answers at random needs attacks on its expectation, which these are not.
     - `vanishing gradients`: more than 5 % of the examples have an input gradient that is 0 or not finite.
     - `gradients mislead`: at more than 10 % of the images and of random points in the ball, a step of eps / 100 along
       the gradient of the margin changes it by less than half, or more than 1.5 times, what the gradient says.
-    - `one step beats many`: one step of length eps leaves less accuracy than 100 steps from the image, both on the
+    - `one step beats many`: one step of length eps leaves less accuracy than all steps from the image, both on the
       cross-entropy.
     - `black box beats white box`: the Square attack leaves less than the white-box attack.
     - `transfer beats white box`: flips of the surrogate leave less than the white-box attack.
@@ -84,9 +83,9 @@ class Diagnostics:
       if all are positive, else as many times the logits as let them spread over 10 on average.
     - `large eps does not reach 0`: more than 1 % is left where every image is allowed.
 
-    The attacks of the two on saturation have 5 starts and steps that shrink. "Less" is by more than 2 points if nothing
-    else is said, and all of this beyond chance: p < 0.025 in the exact test on pairs (McNemar's),
-    the examples being the same. On fewer than 50 right examples such a comparison fails or says nothing.
+    The attacks of the two on saturation have as many starts, and steps that shrink. "Less" is by more than 2 points if
+    nothing else is said, and all of this beyond chance: p < 0.025 in the exact test on pairs (McNemar's), the examples
+    being the same. On fewer than 50 right examples such a comparison fails or says nothing.
 
     Args:
         target: `Target`.
@@ -94,6 +93,8 @@ class Diagnostics:
         eps: Float, radius of the ball for all but the last.
         surrogate: Function from images to logits, see `train_surrogate`; without one its diagnostic is not run.
         batch_size, seed: Integers, of the attacks.
+        steps, restarts: Integers, of PGD; fewer make it quicker, and what it does not find hides what is masked.
+        queries: Integer, of the Square attack.
 
     Example:
 
@@ -113,6 +114,9 @@ class Diagnostics:
         surrogate: Logits | None = None,
         batch_size: int = 256,
         seed: int = 0,
+        steps: int = 100,
+        restarts: int = 5,
+        queries: int = 1000,
     ) -> None:
         self.target = target
         self.norm = norm
@@ -120,6 +124,9 @@ class Diagnostics:
         self.surrogate = surrogate
         self.batch_size = batch_size
         self.seed = seed
+        self.steps = steps
+        self.restarts = restarts
+        self.queries = queries
 
     @property
     def attack_count(self) -> int:
@@ -185,7 +192,7 @@ class Diagnostics:
         length = _SHORT_STEP * self.eps * (np.sqrt(self.images[0].size) if self.norm == "l_inf" else 1.0)
         draw = np.random.default_rng(self.seed)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False, reduce_retracing=True)
         def judged(x, y):
             with tf.GradientTape() as tape:
                 tape.watch(x)
@@ -228,7 +235,7 @@ class Diagnostics:
         return np.clip(images + moves, 0.0, 1.0).astype("float32")
 
     def _vanishing_gradients(self):
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False, reduce_retracing=True)
         def gradient(x, y):
             with tf.GradientTape() as tape:
                 tape.watch(x)
@@ -258,7 +265,7 @@ class Diagnostics:
         if self.surrogate is None:
             return self._diagnostic("transfer beats white box", None, {}, "not run: there is no surrogate")
         attack = ProjectedGradientDescent(
-            self.surrogate, self.norm, _STEPS, _RESTARTS, batch_size=self.batch_size, seed=self.seed
+            self.surrogate, self.norm, self.steps, self.restarts, batch_size=self.batch_size, seed=self.seed
         )
         # One surrogate is told from another by what it says.
         said = np.concatenate([np.asarray(self.surrogate(image[None])) for image in self.images[:16]])
@@ -268,8 +275,8 @@ class Diagnostics:
     def _more_effort(self, white_box):
         stands = {
             "white box": white_box,
-            "twice the restarts": self._white_box("restarts", self.eps, restarts=2 * _RESTARTS),
-            "twice the steps": self._white_box("steps", self.eps, steps=2 * _STEPS),
+            "twice the restarts": self._white_box("restarts", self.eps, restarts=2 * self.restarts),
+            "twice the steps": self._white_box("steps", self.eps, steps=2 * self.steps),
         }
         gains = [is_clearly_less(standing, white_box, MAX_GAIN * len(self.asked)) for standing in stands.values()]
         return self._compared(
@@ -347,13 +354,13 @@ class Diagnostics:
         ]
         return np.all(stands, axis=0)
 
-    def _pgd(self, steps=_STEPS, restarts=_RESTARTS, step_size=None, loss=cross_entropy, logits=None, decay=False):
+    def _pgd(self, steps=None, restarts=None, step_size=None, loss=cross_entropy, logits=None, decay=False):
         logits = logits or self.target.logits
         attack = ProjectedGradientDescent(
             logits,
             self.norm,
-            steps,
-            restarts,
+            steps or self.steps,
+            restarts or self.restarts,
             step_size=step_size,
             loss=loss,
             batch_size=self.batch_size,
@@ -364,7 +371,7 @@ class Diagnostics:
         return attack.compiled_as(self.compiled.setdefault((logits, loss, decay), attack))
 
     def _square(self):
-        return SquareAttack(self.target.logits, self.norm, _QUERIES, batch_size=self.batch_size, seed=self.seed)
+        return SquareAttack(self.target.logits, self.norm, self.queries, batch_size=self.batch_size, seed=self.seed)
 
     def _result(self, name, attack, eps, *depends_on):
         if self.progress is not None:

@@ -59,7 +59,7 @@ class Target:
 
     @functools.cached_property
     def _compiled(self):
-        return tf.function(self.logits, reduce_retracing=True)
+        return tf.function(self.logits, autograph=False, reduce_retracing=True)
 
     def predict(self, images: Floats, batch_size: int = 256) -> tuple[Ints, Floats]:
         """Class ids `[B]` of images, and their logits `[B, classes]`."""

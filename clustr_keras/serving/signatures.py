@@ -75,7 +75,7 @@ class Signatures:
         self.resize = resize
         # Traced once, and called by all signatures.
         images = tf.TensorSpec([None, *self.image_shape], tf.float32, "images")
-        self._answer = tf.function(self._answer_of_any, input_signature=[images])
+        self._answer = tf.function(self._answer_of_any, input_signature=[images], autograph=False)
 
     def endpoints(self) -> list[Endpoint]:
         """`(name, function, input signature)` of each."""

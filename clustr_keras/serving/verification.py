@@ -77,7 +77,7 @@ def verify_export(folder: pathlib.Path, signatures: Signatures, images: Floats) 
             raise ValueError(f"the export does not run as ModelServer would run it: {reason}")
         for name, function, specs, inputs in endpoints:
             with tf.device("/CPU:0"):
-                live = tf.function(function, input_signature=specs)(*map(tf.constant, inputs.values()))
+                live = tf.function(function, input_signature=specs, autograph=False)(*map(tf.constant, inputs.values()))
             served = dict(np.load(pathlib.Path(scratch, f"{name}.outputs.npz"), allow_pickle=True))
             _compare(name, {key: value.numpy() for key, value in live.items()}, served)
 

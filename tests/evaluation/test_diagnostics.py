@@ -11,6 +11,8 @@ from clustr_keras.evaluation.target import Target
 
 COUNT = 60
 EPS = 0.15
+# What the networks below hide, or do not, shows with less than the default too.
+QUICK = {"steps": 40, "restarts": 2, "queries": 400}
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +28,11 @@ def network(digits):
     return model
 
 
-def diagnose(logits, data, surrogate=None, count=COUNT, norm="l_inf", eps=EPS):
+def diagnose(logits, data, surrogate=None, count=COUNT, norm="l_inf", eps=EPS, effort=QUICK):
     flips = Flips(data[0][:count], np.asarray(data[1][:count], "int64"))
     target = Target(logits, (8, 8, 1), 10, "under test")
     class_ids, _ = target.predict(flips.images)
-    run, notes = Diagnostics(target, norm, eps, surrogate, batch_size=64), []
+    run, notes = Diagnostics(target, norm, eps, surrogate, batch_size=64, **effort), []
     found = {found.name: found for found in run(np.arange(count), class_ids, flips, Stages(None), notes.append)}
     assert len(notes) == run.attack_count
     return found
@@ -42,7 +44,7 @@ def failed(found):
 
 def test_an_honest_network_passes_them_all(network, digits):
     surrogate = train_surrogate(Target(network, (8, 8, 1), 10, "network"), digits[0][0][:400], epochs=3, width=8)
-    found = diagnose(network, digits[1], surrogate)
+    found = diagnose(network, digits[1], surrogate, effort={})
     assert len(found) == 10
     assert all(diagnostic.passed for diagnostic in found.values()), found
     assert found["large eps does not reach 0"].figures == {"accuracy at eps = 1": 0.0}
@@ -54,7 +56,7 @@ def test_a_deliberately_masked_network_is_caught(network, digits):
     def masked(images):
         return tf.clip_by_value(1e4 * network(images), -50.0, 50.0) + 1e-3 * tf.stop_gradient(network(images))
 
-    found = diagnose(masked, digits[1], network)
+    found = diagnose(masked, digits[1], network, effort={})
     assert {"vanishing gradients", "transfer beats white box", "large eps does not reach 0"} <= failed(found)
     assert found["vanishing gradients"].figures["without gradient"] > 0.5
 
@@ -112,7 +114,13 @@ def test_answers_at_random_are_caught(network, digits):
 def test_the_scale_of_the_logits_changes_nothing(network, digits):
     scales = (1.0, 1e-20, 1e10)
     expected, *found = (
-        diagnose(lambda images, scale=scale: scale * network(images), digits[1], norm="l_2", eps=0.6)
+        diagnose(
+            lambda images, scale=scale: scale * network(images),
+            digits[1],
+            norm="l_2",
+            eps=0.6,
+            effort={"queries": 50},
+        )
         for scale in scales
     )
     assert expected["transfer beats white box"].passed is None  # there is no surrogate

@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import importlib
 import json
 
 import keras
@@ -8,13 +10,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from clustr_keras import ClustrClassifier
 from clustr_keras.evaluation.broken import broken_certificates
+from clustr_keras.evaluation.diagnostics import Diagnostics
 from clustr_keras.evaluation.evaluate import evaluate
 from clustr_keras.evaluation.target import as_target
 from clustr_keras.evaluation.threat_model import ThreatModel
 
+EVALUATE = importlib.import_module("clustr_keras.evaluation.evaluate")  # the package has the function by that name
 COUNT = 50
 THREATS = (ThreatModel("l_2", 0.6), ThreatModel("l_inf", 0.1), ThreatModel("l_2", 0.2))
 ATTACKS = ("pgd-20", "pgd-margin")
+
+
+@pytest.fixture
+def without_diagnostics(monkeypatch):
+    """They take most of the time of an evaluation, and have tests of their own."""
+    monkeypatch.setattr(EVALUATE, "Diagnostics", lambda *_: lambda *_: ())
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +46,11 @@ def linear(digits):
 
 @pytest.fixture(scope="module")
 def evaluation(classifier, test_images, tmp_path_factory):
-    return evaluate(classifier, *test_images, THREATS, ATTACKS, subset=20, folder=tmp_path_factory.mktemp("stages"))
+    with pytest.MonkeyPatch.context() as patch:
+        quick = functools.partial(Diagnostics, steps=40, restarts=2, queries=400)
+        patch.setattr(EVALUATE, "Diagnostics", quick)
+        folder = tmp_path_factory.mktemp("stages")
+        return evaluate(classifier, *test_images, THREATS, ATTACKS, subset=20, folder=folder)
 
 
 def test_robust_accuracy_lies_between_certified_and_clean_accuracy(evaluation, classifier, test_images):
@@ -81,6 +95,7 @@ def test_its_figures_are_json(evaluation):
     assert figures["certified_in"] == "float32"
 
 
+@pytest.mark.usefixtures("without_diagnostics")
 def test_an_interrupted_evaluation_goes_on_where_it_was(linear, test_images, tmp_path):
     arguments = {"threat_models": THREATS[:1], "attacks": ATTACKS[:1], "subset": 10, "folder": tmp_path}
     seen = []
@@ -102,6 +117,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(linear, test_images, tmp
     assert_allclose(resumed.threats[0].adversarial, whole.threats[0].adversarial)
 
 
+@pytest.mark.usefixtures("without_diagnostics")
 def test_a_flip_inside_a_certified_radius_is_reported(linear, test_images):
     """Whatever the threat models are: attacks look inside each radius."""
     threats = [ThreatModel("l_2", 0.01), ThreatModel("l_2", 3.0)]
@@ -123,6 +139,7 @@ def test_a_flip_inside_a_certified_radius_is_reported(linear, test_images):
     assert evaluation.as_dict()["broken_certificates"][0]["index"] == found.index + 7
 
 
+@pytest.mark.usefixtures("without_diagnostics")
 def test_radii_in_real_arithmetic_are_held_to_what_they_say(linear, test_images):
     target = as_target(linear)
 
@@ -152,6 +169,7 @@ def test_the_worst_case_is_over_every_flip_found(evaluation, classifier, test_im
             assert threat.is_standing[rows].mean() <= min(diagnostic.figures.values())
 
 
+@pytest.mark.usefixtures("without_diagnostics")
 def test_what_was_kept_of_one_model_is_not_taken_for_another(linear, test_images, tmp_path):
     """Both have the same logits; the gradients of the first one lead back."""
     images = linear.backbone.inputs
@@ -168,6 +186,7 @@ class Backward(keras.layers.Layer):
         return 2.0 * keras.ops.stop_gradient(logits) - logits
 
 
+@pytest.mark.usefixtures("without_diagnostics")
 def test_the_scores_of_the_paper_may_be_evaluated(linear, test_images):
     evaluation = evaluate(linear, *test_images, [ThreatModel("l_inf", 0.1)], ["pgd-20"], scores="paper", subset=20)
     assert evaluation.certified_accuracy == {}
