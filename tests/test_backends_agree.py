@@ -19,7 +19,8 @@ from clustr_keras.serving import export_model
 TESTS = pathlib.Path(__file__).parent
 # On a machine with JAX alone: building, training, certifying and saving need no TensorFlow.
 PROGRAM = """
-import pathlib
+import gc, pathlib
+gc.set_threshold(100_000, 50, 100)  # as in conftest.py
 import support.without_tensorflow
 from support import agreement, initial_weights
 initial_weights.draw_with_numpy()

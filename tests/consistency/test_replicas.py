@@ -9,7 +9,9 @@ import pytest
 from numpy.testing import assert_allclose
 
 PROGRAM = """
-import json, sys
+import gc, json, sys
+
+gc.set_threshold(100_000, 50, 100)  # as in conftest.py
 import keras
 import numpy as np
 import tensorflow as tf
