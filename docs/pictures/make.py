@@ -100,7 +100,7 @@ def draw_directions(model, images, labels, path):
     worst = np.concatenate([attack(image, label, distance).adversarial for distance in DISTANCES])
     worst = np.stack([at_distance(image[0], w - image[0], d) for w, d in zip(worst, DISTANCES, strict=True)])
     figure, axes = plt.subplots(2, 5, figsize=(5.6, 2.8), layout="constrained")
-    for place, (name, moved) in enumerate((("random direction", random), ("worst direction found", worst))):
+    for place, (name, moved) in enumerate((("random", random), ("worst found", worst))):
         show(axes[place, 0], image[0], f"a {label[0]}, proved\nup to {radius:.2f}")
         axes[place, 0].set_ylabel(name)
         answers = model.certify(moved).class_ids
