@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from clustr_keras.serving.loaded_model import LoadedModel
@@ -54,7 +55,10 @@ def read_warmup(folder: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str,
     for index, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
         if index == MOST_RECORDS:
             raise ValueError(f"{path} has more than {MOST_RECORDS} records.")
-        log = prediction_log_pb2.PredictionLog.FromString(record)
+        try:
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+        except DecodeError as error:
+            raise ValueError(f"record {index} of {path} is no PredictionLog: {error}.") from error
         if log.WhichOneof("log_type") != "predict_log":
             raise ValueError(f"record {index} of {path} must be a predict_log; got {log.WhichOneof('log_type')}.")
         request = log.predict_log.request

@@ -56,7 +56,7 @@ def test_replaying_runs_every_request(version, monkeypatch):
 @pytest.mark.parametrize(
     ("records", "words"),
     [
-        ([b"not a message \xff"], "corrupt"),
+        ([b"not a message \xff"], "is no PredictionLog"),
         (
             [prediction_log_pb2.PredictionLog(classify_log=prediction_log_pb2.ClassifyLog()).SerializeToString()],
             "got classify_log",
