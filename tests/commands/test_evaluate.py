@@ -20,13 +20,14 @@ def _quick_diagnostics(monkeypatch):
 
 
 def test_evaluate_writes_its_figures_and_says_what_passed(trained, clustr_here, digits):
-    arguments = ("evaluate", "--model", "model.keras", "--threat-model", "l_2:0.3", "--output", "evaluated", *QUICK)
+    balls = ("--threat-model", "l_2:0.3", "--threat-model", "l_2:0.2")  # of one norm, which is diagnosed once
+    arguments = ("evaluate", "--model", "model.keras", *balls, "--output", "evaluated", *QUICK)
     code, out, err = clustr_here(*arguments, "--examples", 40, cwd=trained)
     assert (code, err) == (0, "")
     assert "0 of 40 broken" in out
     results = json.loads((trained / "evaluated" / "results.json").read_text())
     assert (results["examples"], results["subset"], results["seed"], results["passed"]) == (40, 20, 1, True)
-    assert set(results["robust_accuracy"]) == {"l_2 0.3"}
+    assert set(results["robust_accuracy"]) == {"l_2 0.2", "l_2 0.3"}
     # On 20 examples comparisons say nothing.
     assert [found["passed"] for found in results["diagnostics"]].count(True) == 4
     assert {found["passed"] for found in results["diagnostics"]} == {True, None}
