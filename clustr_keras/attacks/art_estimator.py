@@ -11,7 +11,7 @@ from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNe
 
 from clustr_keras.attacks.attack import AttackLoss, Logits
 from clustr_keras.attacks.batches import in_full_batches
-from clustr_keras.attacks.steps import input_gradient
+from clustr_keras.attacks.steps import compiled, input_gradient
 from clustr_keras.types import Floats
 
 
@@ -37,11 +37,11 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
         self._input_shape = tuple(image_shape)
         self.filled_up_to = batch_size
 
-        @tf.function(autograph=False, reduce_retracing=True)
+        @compiled
         def losses(x, labels):
             return loss(labels, logits(x))
 
-        @tf.function(autograph=False, reduce_retracing=True)
+        @compiled
         def gradient(x, labels):
             with tf.GradientTape() as tape:
                 tape.watch(x)
@@ -49,7 +49,7 @@ class ArtEstimator(ClassifierMixin, LossGradientsMixin, NeuralNetworkMixin, Base
             return input_gradient(value, x, tape)
 
         self._functions = {
-            "logits": tf.function(lambda x, labels: logits(x), autograph=False, reduce_retracing=True),
+            "logits": compiled(lambda x, labels: logits(x)),
             "losses": losses,
             "gradient": gradient,
         }

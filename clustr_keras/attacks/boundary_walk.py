@@ -8,6 +8,7 @@ from clustr_keras.attacks.attack import Logits, Progress
 from clustr_keras.attacks.batches import in_full_batches
 from clustr_keras.attacks.line_search import shrink_flips
 from clustr_keras.attacks.losses import margin
+from clustr_keras.attacks.steps import compiled
 from clustr_keras.types import Floats, Ints
 
 
@@ -22,8 +23,8 @@ class ClearFlips:
     def __init__(self, logits: Logits, batch_size: int = 256) -> None:
         self.logits = logits
         self.batch_size = batch_size
-        self._excess = tf.function(self._compute_excess, autograph=False, reduce_retracing=True)
-        self._slope = tf.function(self._compute_slope, autograph=False, reduce_retracing=True)
+        self._excess = compiled(self._compute_excess)
+        self._slope = compiled(self._compute_slope)
 
     def excess(self, images: Floats, labels: Ints) -> Floats:
         """By how much the margin away from the labels exceeds what counts, float64 `[B]`; above 0 for a flip."""

@@ -8,7 +8,7 @@ from clustr_keras.attacks.arguments import check_loss, checked_arguments, distan
 from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.steps import input_gradient, repeated
+from clustr_keras.attacks.steps import compiled, input_gradient, repeated
 from clustr_keras.types import ArrayLike
 
 _NO_FLIP = 1e10
@@ -75,10 +75,8 @@ class CarliniWagner:
         self.learning_rate = learning_rate
         self.initial_constant = initial_constant
         self.batch_size = batch_size
-        self._run = tf.function(self._descend, autograph=False, reduce_retracing=True)
-        self._classify = tf.function(
-            lambda x, labels: self._judge(labels, self.logits(x)), autograph=False, reduce_retracing=True
-        )
+        self._run = compiled(self._descend)
+        self._classify = compiled(lambda x, labels: self._judge(labels, self.logits(x)))
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from clustr_keras.attacks.arguments import (
 from clustr_keras.attacks.attack import AttackLoss, AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.steps import ascent_step, input_gradient, repeated
+from clustr_keras.attacks.steps import ascent_step, compiled, input_gradient, repeated
 from clustr_keras.types import ArrayLike
 
 # Share of the last step in the next one, where steps decay.
@@ -88,7 +88,7 @@ class ProjectedGradientDescent:
         self.seed = seed
         self.decay = decay
         self.random_start = random_start
-        self._run = tf.function(self._attack, autograph=False, reduce_retracing=True)
+        self._run = compiled(self._attack)
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from clustr_keras.attacks.arguments import (
 from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
-from clustr_keras.attacks.steps import repeated
+from clustr_keras.attacks.steps import compiled, repeated
 from clustr_keras.types import ArrayLike
 
 # Shares of all queries after which the patches get half the area.
@@ -73,8 +73,8 @@ class SquareAttack:
         self.area = area
         self.batch_size = batch_size
         self.seed = seed
-        self._start = tf.function(self._first_attempt, autograph=False, reduce_retracing=True)
-        self._run = tf.function(self._search, autograph=False, reduce_retracing=True)
+        self._start = compiled(self._first_attempt)
+        self._run = compiled(self._search)
 
     @property
     def name(self) -> str:

@@ -46,6 +46,11 @@ def ascent_step(gradient: Tensor, step: Tensor, norm: str) -> Tensor:
     return step * tf.math.divide_no_nan(scaled, tf.sqrt(tf.reduce_sum(scaled**2, axes, keepdims=True)))
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors as a graph, made once or twice for each shape; loops in it are those of `repeated`."""
+    return tf.function(function, autograph=False, reduce_retracing=True)
+
+
 def repeated(count: Tensor, step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> Any:
     """What `count` steps make of a state, in one compiled loop.
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from clustr_keras.attacks import ProjectedGradientDescent, SquareAttack, cross_entropy, dlr, margin
 from clustr_keras.attacks.attack import Logits
-from clustr_keras.attacks.steps import ascent_step, input_gradient
+from clustr_keras.attacks.steps import ascent_step, compiled, input_gradient
 from clustr_keras.evaluation.flips import Flips
 from clustr_keras.evaluation.interval import is_clearly_less
 from clustr_keras.evaluation.stages import Stages, settings_of
@@ -192,7 +192,7 @@ class Diagnostics:
         length = _SHORT_STEP * self.eps * (np.sqrt(self.images[0].size) if self.norm == "l_inf" else 1.0)
         draw = np.random.default_rng(self.seed)
 
-        @tf.function(autograph=False, reduce_retracing=True)
+        @compiled
         def judged(x, y):
             with tf.GradientTape() as tape:
                 tape.watch(x)
@@ -235,7 +235,7 @@ class Diagnostics:
         return np.clip(images + moves, 0.0, 1.0).astype("float32")
 
     def _vanishing_gradients(self):
-        @tf.function(autograph=False, reduce_retracing=True)
+        @compiled
         def gradient(x, y):
             with tf.GradientTape() as tape:
                 tape.watch(x)

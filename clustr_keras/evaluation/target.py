@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from clustr_keras.attacks.attack import Logits
+from clustr_keras.attacks.steps import compiled
 from clustr_keras.backend import require_tensorflow
 from clustr_keras.certification import Certifier
 from clustr_keras.classifier import Certificate, ClustrClassifier
@@ -59,7 +60,7 @@ class Target:
 
     @functools.cached_property
     def _compiled(self):
-        return tf.function(self.logits, autograph=False, reduce_retracing=True)
+        return compiled(self.logits)
 
     def predict(self, images: Floats, batch_size: int = 256) -> tuple[Ints, Floats]:
         """Class ids `[B]` of images, and their logits `[B, classes]`."""
