@@ -1,5 +1,8 @@
 """A black-box attack: random search over square patches, which needs no gradient."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -15,7 +18,7 @@ from clustr_keras.attacks.attack import AttackResult, Logits, Progress
 from clustr_keras.attacks.batches import full_batches
 from clustr_keras.attacks.losses import margin
 from clustr_keras.attacks.steps import compiled, repeated
-from clustr_keras.types import ArrayLike
+from clustr_keras.types import ArrayLike, Tensor
 
 # Shares of all queries after which the patches get half the area.
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -74,7 +77,7 @@ class SquareAttack:
         self.batch_size = batch_size
         self.seed = seed
         self._start = compiled(self._first_attempt)
-        self._run = compiled(self._search)
+        self._searches: dict[int, Callable[..., tuple[Tensor, ...]]] = {}
 
     @property
     def name(self) -> str:
@@ -131,7 +134,9 @@ class SquareAttack:
         else:
             attempt, loss = tf.constant(best[filled]), tf.constant(best_loss[filled])
         side = self._side(query, images.shape[1:3])
-        state = self._run(x, y, ball, attempt, loss, tf.constant([query, count], tf.int32), side, seed)
+        # A bump is made for one side.
+        search = self._searches.setdefault(side, compiled(functools.partial(self._search, side)))
+        state = search(x, y, ball, attempt, loss, tf.constant([query, count], tf.int32), seed)
         return [np.asarray(part) for part in state]
 
     def _side(self, query, sizes):
@@ -154,7 +159,7 @@ class SquareAttack:
             attempt = self._scaled(x, (signs * bumps)[:, :height, :width], eps)
         return attempt, margin(labels, self.logits(attempt))
 
-    def _search(self, x, labels, eps, attempt, loss, queries, side, seed):
+    def _search(self, side, x, labels, eps, attempt, loss, queries, seed):
         attempted = self._with_patch if self.norm == "l_inf" else self._with_bump
 
         def asked(number, attempt, loss, class_ids):

@@ -47,8 +47,28 @@ def ascent_step(gradient: Tensor, step: Tensor, norm: str) -> Tensor:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors as a graph, made once or twice for each shape; loops in it are those of `repeated`."""
-    return tf.function(function, autograph=False, reduce_retracing=True)
+    """A function of tensors as a graph, made once for any number of rows: to make it takes longer than to run it.
+
+    Rows are along the first axis of the first tensor, and of each one that is as long there. Loops in the function are
+    those of `repeated`.
+    """
+    graphs: dict[object, Callable[..., Any]] = {}
+
+    def run(*values):
+        tensors = [tf.convert_to_tensor(value) for value in values]
+        rows = tensors[0].shape[0]
+        specs = [tf.TensorSpec(_of_any_length(tensor.shape, rows), tensor.dtype) for tensor in tensors]
+        key = tuple((tuple(spec.shape), spec.dtype) for spec in specs)
+        if key not in graphs:
+            graph = tf.function(lambda *inputs: function(*inputs), specs, autograph=False)
+            graphs[key] = graph.get_concrete_function()
+        return graphs[key](*tensors)
+
+    return run
+
+
+def _of_any_length(shape, rows):
+    return [None, *shape[1:]] if shape.rank and shape[0] == rows else shape
 
 
 def repeated(count: Tensor, step: Callable[..., tuple[Tensor, ...]], *state: Tensor) -> Any:
@@ -64,5 +84,12 @@ def repeated(count: Tensor, step: Callable[..., tuple[Tensor, ...]], *state: Ten
     Returns:
         A tuple like `state`.
     """
-    going_on = lambda number, *_: number < count  # noqa: E731
-    return tf.while_loop(going_on, lambda number, *state: (number + 1, *step(number, *state)), (0, *state))[1:]
+
+    def stepped(number, *state):
+        following = step(number, *state)
+        for before, after in zip(state, following, strict=True):
+            # A graph that was compiled for any number of rows does not say how many it gives.
+            after.set_shape(before.shape)
+        return number + 1, *following
+
+    return tf.while_loop(lambda number, *_: number < count, stepped, (0, *state))[1:]

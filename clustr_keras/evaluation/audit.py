@@ -11,6 +11,7 @@ import tensorflow as tf
 from clustr_keras.attacks import BisectorAttack, CarliniWagner, OnSubset, ProjectedGradientDescent
 from clustr_keras.attacks.arguments import distances
 from clustr_keras.attacks.attack import Attack, Logits, Progress
+from clustr_keras.attacks.steps import compiled
 from clustr_keras.backend import require_tensorflow
 from clustr_keras.certification import Certifier
 from clustr_keras.classifier import Certificate, ClustrClassifier
@@ -177,7 +178,7 @@ def flips_inside(
     is_flipped: Bools,
     smallest: Mapping[int, _KnownFlip],
 ) -> Iterator[tuple[int, int, int]]:
-    """Flips inside a certified radius that stand in the model that made the certificate, one image at a time.
+    """Flips inside a certified radius that stand in the model that made the certificate.
 
     Args:
         certify: Function from images to a `Certificate`.
@@ -190,13 +191,13 @@ def flips_inside(
     Yields:
         Integers: index, class before, class after.
     """
-    for index in np.flatnonzero(is_flipped & (distance < radius)).tolist():
-        if index in smallest and smallest[index].distance <= distance[index]:
-            continue
-        before = int(class_ids[index])
-        after = int(certify(adversarial[index : index + 1]).class_ids[0])
-        if after != before:
-            yield index, before, after
+    found = np.flatnonzero(is_flipped & (distance < radius)).tolist()
+    found = [index for index in found if index not in smallest or distance[index] < smallest[index].distance]
+    if found:
+        for index, after in zip(found, certify(adversarial[found]).class_ids.tolist(), strict=True):
+            before = int(class_ids[index])
+            if after != before:
+                yield index, before, after
 
 
 def default_attacks(model: ClustrClassifier, batch_size: int = 256, subset: int = 64, seed: int = 0) -> list[Attack]:
@@ -217,7 +218,7 @@ def default_attacks(model: ClustrClassifier, batch_size: int = 256, subset: int 
     0
     """
     certifier = model.certifier()
-    return attacks_on_radii(certifier.deployed_logits, certifier, batch_size, subset, seed)
+    return attacks_on_radii(compiled(certifier.deployed_logits), certifier, batch_size, subset, seed)
 
 
 def attacks_on_radii(

@@ -89,7 +89,7 @@ def broken_certificates(
     # Of the label, which is the certified class wherever an attack was made.
     is_right = class_ids == flips.labels
     look("the evaluation's", flips.adversarial["l_2"], np.isfinite(flips.distance["l_2"]) & is_right)
-    for attack in attacks_on_radii(target.logits, target.certifier, batch_size, seed=seed):
+    for attack in attacks_on_radii(target.compiled_logits, target.certifier, batch_size, seed=seed):
         if progress is not None:
             progress(f"certificates: {attack.name}")
         settings = ["certificates", settings_of(attack), radius.tolist(), class_ids.tolist()]

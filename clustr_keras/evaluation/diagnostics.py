@@ -153,7 +153,6 @@ class Diagnostics:
         """
         self.flips, self.stages, self.progress = flips, stages, progress
         self.asked = rows
-        self.compiled: dict[object, ProjectedGradientDescent] = {}
         self.rows = rows[class_ids[rows] == flips.labels[rows]]
         if len(self.rows) == 0:
             raise ValueError("the model gets none of these examples right, so attacks show nothing about it.")
@@ -196,11 +195,11 @@ class Diagnostics:
         def judged(x, y):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                logits = self.target.logits(x)
+                logits = self.target.compiled_logits(x)
                 before = margin(y, logits)
             gradient = input_gradient(before, x, tape)
             moved = tf.clip_by_value(x + ascent_step(gradient, length, "l_2"), 0.0, 1.0)
-            after = margin(y, self.target.logits(moved))
+            after = margin(y, self.target.compiled_logits(moved))
             return gradient, moved, before, after, tf.reduce_max(tf.abs(logits), axis=-1)
 
         misled, count = 0, 0
@@ -239,7 +238,7 @@ class Diagnostics:
         def gradient(x, y):
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                loss = cross_entropy(y, self.target.logits(x))
+                loss = cross_entropy(y, self.target.compiled_logits(x))
             return tape.gradient(loss, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
         without = 0
@@ -300,7 +299,8 @@ class Diagnostics:
             stands,
             f"an attack on the cross-entropy {rule} one on the margin or the difference of logits ratio, beyond chance",
         )
-        rescaled = self._stands("saturation, rescaled", self._pgd(logits=self._rescaled(), decay=True), self.eps)
+        rescaled = dataclasses.replace(self.target, logits=self._rescaled())
+        rescaled = self._stands("saturation, rescaled", self._pgd(target=rescaled, decay=True), self.eps)
         yield self._compared(
             "scores saturate",
             not is_clearly_less(rescaled, on_cross_entropy, most),
@@ -316,9 +316,9 @@ class Diagnostics:
     def _rescaled(self):
         _, logits = self.target.predict(self.images, self.batch_size)
         if (logits > 0.0).all():
-            return log_of(self.target.logits)
+            return log_of(self.target.compiled_logits)
         factor = _SPREAD / max(float(np.ptp(logits, axis=-1).mean()), float(np.finfo("float32").tiny))
-        return lambda images: factor * self.target.logits(images)
+        return lambda images: factor * self.target.compiled_logits(images)
 
     def _unbounded(self):
         everything = 1.0 if self.norm == "l_inf" else float(np.sqrt(self.images[0].size))
@@ -354,24 +354,14 @@ class Diagnostics:
         ]
         return np.all(stands, axis=0)
 
-    def _pgd(self, steps=None, restarts=None, step_size=None, loss=cross_entropy, logits=None, decay=False):
-        logits = logits or self.target.logits
-        attack = ProjectedGradientDescent(
-            logits,
-            self.norm,
-            steps or self.steps,
-            restarts or self.restarts,
-            step_size=step_size,
-            loss=loss,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            decay=decay,
-        )
-        # Attacks that differ in numbers only share one compiled loop.
-        return attack.compiled_as(self.compiled.setdefault((logits, loss, decay), attack))
+    def _pgd(self, target=None, loss=cross_entropy, **settings):
+        settings = {"steps": self.steps, "restarts": self.restarts, **settings}
+        return (target or self.target).pgd(self.norm, loss=loss, batch_size=self.batch_size, seed=self.seed, **settings)
 
     def _square(self):
-        return SquareAttack(self.target.logits, self.norm, self.queries, batch_size=self.batch_size, seed=self.seed)
+        return SquareAttack(
+            self.target.compiled_logits, self.norm, self.queries, batch_size=self.batch_size, seed=self.seed
+        )
 
     def _result(self, name, attack, eps, *depends_on):
         if self.progress is not None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from clustr_keras.attacks.arguments import distances
 from clustr_keras.attacks.attack import Attack
 from clustr_keras.attacks.boundary_walk import ClearFlips, slide_flips
+from clustr_keras.attacks.steps import compiled
 from clustr_keras.classifier import ClustrClassifier
 from clustr_keras.evaluation.audit import as_images, check_attacks, default_attacks
 from clustr_keras.types import ArrayLike, Floats
@@ -110,11 +111,10 @@ def reach(
     """
     images = as_images(model, data)
     certificate = model.certify(images)
-    logits = model.certifier().deployed_logits
     attacks = default_attacks(model, batch_size, subset, seed) if attacks is None else attacks
     check_attacks(attacks)
     labels, radius = certificate.class_ids, certificate.radius.astype("float64")
-    flips = ClearFlips(logits, batch_size)
+    flips = ClearFlips(compiled(model.certifier().deployed_logits), batch_size)
     best, distance = images.copy(), np.full(len(images), np.inf)
     stages = len(attacks) + 1
     for number, attack in enumerate(attacks):

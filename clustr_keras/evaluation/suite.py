@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection
 
 from clustr_keras.attacks import (
     CarliniWagner,
-    ProjectedGradientDescent,
     SquareAttack,
     TargetedProjectedGradientDescent,
     cross_entropy,
@@ -21,8 +20,8 @@ _PAPER_STEP = 2 / 255
 def _paper_pgd(steps):
     def make(target, norm, **options):
         step = _PAPER_STEP if norm == "l_inf" else None
-        return ProjectedGradientDescent(
-            target.logits, norm, steps, restarts=10, step_size=step, loss=cross_entropy, random_start=True, **options
+        return target.pgd(
+            norm, steps=steps, restarts=10, step_size=step, loss=cross_entropy, random_start=True, **options
         )
 
     return make
@@ -32,7 +31,7 @@ def _pgd(loss, classes=2):
     def make(target, norm, **options):
         if target.num_classes < classes:
             return None
-        return ProjectedGradientDescent(target.logits, norm, steps=100, restarts=5, loss=loss, decay=True, **options)
+        return target.pgd(norm, steps=100, restarts=5, loss=loss, decay=True, **options)
 
     return make
 
@@ -41,21 +40,23 @@ def _targeted(target, norm, **options):
     if target.num_classes < 3:
         return None
     targets = min(9, target.num_classes - 1)
-    return TargetedProjectedGradientDescent(target.logits, norm, steps=100, targets=targets, decay=True, **options)
+    return TargetedProjectedGradientDescent(
+        target.compiled_logits, norm, steps=100, targets=targets, decay=True, **options
+    )
 
 
 def _carlini_wagner(target, norm, batch_size, seed):
-    return CarliniWagner(target.logits, batch_size=batch_size) if norm == "l_2" else None
+    return CarliniWagner(target.compiled_logits, batch_size=batch_size) if norm == "l_2" else None
 
 
 def _square(target, norm, **options):
-    return SquareAttack(target.logits, norm, queries=1000, **options)
+    return SquareAttack(target.compiled_logits, norm, queries=1000, **options)
 
 
 def _autoattack(target, norm, **options):
     from clustr_keras.attacks.auto_attack import AutoAttack
 
-    return AutoAttack(target.logits, target.num_classes, target.image_shape, norm, **options)
+    return AutoAttack(target.compiled_logits, target.num_classes, target.image_shape, norm, **options)
 
 
 # In the order of the cascade: what is quick and strong comes first.

@@ -7,12 +7,13 @@ import inspect
 import os
 import pathlib
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from clustr_keras.attacks import ProjectedGradientDescent
 from clustr_keras.attacks.attack import Logits
 from clustr_keras.attacks.steps import compiled
 from clustr_keras.backend import require_tensorflow
@@ -59,13 +60,23 @@ class Target:
     certifier: Certifier | None = None
 
     @functools.cached_property
-    def _compiled(self):
+    def compiled_logits(self) -> Logits:
+        """`logits` as a graph, which all attacks on them share: to trace a network takes longer than an attack."""
         return compiled(self.logits)
+
+    @functools.cached_property
+    def _loops(self) -> dict[object, ProjectedGradientDescent]:
+        return {}
+
+    def pgd(self, norm: str, **settings: Any) -> ProjectedGradientDescent:
+        """`ProjectedGradientDescent` on these logits; those that differ in numbers only share one compiled loop."""
+        attack = ProjectedGradientDescent(self.compiled_logits, norm, **settings)
+        return attack.compiled_as(self._loops.setdefault((norm, attack.loss, attack.decay), attack))
 
     def predict(self, images: Floats, batch_size: int = 256) -> tuple[Ints, Floats]:
         """Class ids `[B]` of images, and their logits `[B, classes]`."""
         batches = [tf.constant(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-        parts = [np.asarray(self._compiled(batch)) for batch in batches]
+        parts = [np.asarray(self.compiled_logits(batch)) for batch in batches]
         logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise ValueError("the model gives logits that are not finite; nothing follows from them.")

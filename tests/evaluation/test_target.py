@@ -5,7 +5,9 @@ import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 from clustr_keras import ClustrClassifier
+from clustr_keras.attacks import ProjectedGradientDescent, margin
 from clustr_keras.backbones import lipschitz_mlp
+from clustr_keras.evaluation.suite import attack_suite
 from clustr_keras.evaluation.target import Target, as_target
 from clustr_keras.serving import export_model
 
@@ -209,3 +211,37 @@ def test_a_signature_of_one_image_at_a_time_is_refused(tmp_path):
     save(network(keras.layers.Dense(3)), tmp_path, 1)
     with pytest.raises(ValueError, match="batches of 1 images only"):
         as_target(tmp_path)
+
+
+@pytest.mark.parametrize("norm", ["l_2", "l_inf"])
+def test_attacks_that_differ_in_numbers_share_a_loop_and_find_what_each_finds_alone(norm):
+    model, images = network(keras.layers.Dense(3)), images_of()
+    target, traced = as_target(model), []
+    labels, _ = target.predict(images)
+
+    def loss(labels, logits):
+        traced.append(norm)
+        return margin(labels, logits)
+
+    counts = []
+    for steps in (3, 5):
+        settings = {"steps": steps, "restarts": 2, "loss": loss, "seed": steps}
+        found = target.pgd(norm, **settings)(images, labels, 0.05 * steps)
+        counts.append(len(traced))
+        alone = ProjectedGradientDescent(model, norm, **settings)(images, labels, 0.05 * steps)
+        counts.append(len(traced))
+        assert_allclose(found.adversarial, alone.adversarial, atol=1e-6)
+    assert counts[0] < counts[1] == counts[2] < counts[3]
+
+
+def test_a_batch_of_one_is_attacked_after_batches_of_other_sizes():
+    target, images = as_target(network(keras.layers.Dense(3))), images_of()
+    for batch_size in (10, 4, 3):  # from then on the graph is that of any number of rows
+        labels, _ = target.predict(images, batch_size)
+    results = [
+        attack_suite(target, "l_2", ["pgd-margin", "square"], batch_size)[name](images[:2], labels[:2], 0.3)
+        for batch_size in (1, 16)
+        for name in ("pgd-margin", "square")
+    ]
+    assert_array_equal(results[0].is_flipped, results[2].is_flipped)
+    assert (results[1].distance <= 0.3).all()
