@@ -17,9 +17,9 @@ test: $(READY)
 	$(BIN)/pytest $(PYTEST_ARGS)
 	KERAS_BACKEND=jax $(BIN)/pytest --quick $(PYTEST_ARGS)
 
-# All of the core's tests on JAX; make test leaves out those of tests/slow_on_jax.txt.
+# All of the core's tests on JAX, compiled as users run it; make test leaves out those of tests/slow_on_jax.txt.
 test-jax: $(READY)
-	KERAS_BACKEND=jax $(BIN)/pytest $(PYTEST_ARGS)
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=false $(BIN)/pytest $(PYTEST_ARGS)
 
 # What the tests of make test run of the package; less than 90 % is an error.
 coverage: $(READY)
