@@ -240,7 +240,8 @@ def plot(curves, limit, file):
         axes.fill_between(radii, shares.min(axis=0), shares.max(axis=0), color=color, alpha=0.2, lw=0)
     axes.set(xlabel="radius, l₂, pixels in [0, 1]", ylabel="certified accuracy, %", xlim=(0, limit), ylim=(0, 100))
     axes.grid(alpha=0.3)
-    figure.legend(fontsize="small", loc="outside lower center", ncols=2)
+    # Two long lines do not fit beside each other.
+    figure.legend(fontsize="small", loc="outside lower center", ncols=1 if len(curves) < 4 else 2)
     figure.savefig(file, dpi=150)
 
 

@@ -69,7 +69,7 @@ def training(batch_size, plain_optimizer, our_optimizer):
         model = ClustrClassifier(backbone, num_classes=10)
         model.compile(make_optimizer(2e-3), metrics=[])
         steps[name] = lambda model=model: model.train_on_batch(images, labels)
-    names = " and ".join(make().name for make in (plain_optimizer, our_optimizer))
+    names = " and ".join(type(make()).__name__ for make in (plain_optimizer, our_optimizer))
     return row(f"training step, {names}", batch_size, seconds(steps))
 
 

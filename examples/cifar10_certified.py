@@ -40,7 +40,7 @@ rising = round(0.05 * steps)
 schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - rising, warmup_target=2e-2, warmup_steps=rising)
 model.compile(
     orthogonal_optimizer(schedule),
-    CertifiedMarginLoss(temperature=8.0, margin=1.0),
+    CertifiedMarginLoss(temperature=8.0, margin=1.25),
     metrics=["accuracy", CertifiedAccuracy(36 / 255)],
 )
 checkpoint = EpochCheckpoint(f"{asked.output}/checkpoint", batches)

@@ -73,7 +73,7 @@ _RECIPES = {
     "cifar10": CertifiedRecipe(
         backbone="lipschitz_convnet",
         temperature=8.0,
-        margin=1.0,
+        margin=1.25,
         warmup=0.05,
         epochs=300,
         batch_size=512,
