@@ -86,10 +86,6 @@ def repeated(count: Tensor, step: Callable[..., tuple[Tensor, ...]], *state: Ten
     """
 
     def stepped(number, *state):
-        following = step(number, *state)
-        for before, after in zip(state, following, strict=True):
-            # A graph that was compiled for any number of rows does not say how many it gives.
-            after.set_shape(before.shape)
-        return number + 1, *following
+        return number + 1, *step(number, *state)
 
     return tf.while_loop(lambda number, *_: number < count, stepped, (0, *state))[1:]

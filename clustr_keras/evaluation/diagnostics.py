@@ -299,8 +299,8 @@ class Diagnostics:
             stands,
             f"an attack on the cross-entropy {rule} one on the margin or the difference of logits ratio, beyond chance",
         )
-        rescaled = dataclasses.replace(self.target, logits=self._rescaled())
-        rescaled = self._stands("saturation, rescaled", self._pgd(target=rescaled, decay=True), self.eps)
+        target = dataclasses.replace(self.target, logits=self._rescaled())
+        rescaled = self._stands("saturation, rescaled", self._pgd(target=target, decay=True), self.eps)
         yield self._compared(
             "scores saturate",
             not is_clearly_less(rescaled, on_cross_entropy, most),
