@@ -4,6 +4,7 @@ import math
 
 from clustr_keras.lipschitz.circular_conv import CircularConv2D
 from clustr_keras.lipschitz.convolutions import plain_convolution_bound
+from clustr_keras.lipschitz.dominance import dominance_norm_bound
 from clustr_keras.lipschitz.group_sort import GroupSort
 from clustr_keras.lipschitz.householder import HouseholderActivation, PairReflection
 from clustr_keras.lipschitz.l2_norm_pooling import L2NormPooling
@@ -14,6 +15,9 @@ from clustr_keras.lipschitz.residual_conv import CondensedResidualConv2D, Lipsch
 from clustr_keras.lipschitz.signals import up
 from clustr_keras.lipschitz.space_to_depth import DepthToSpace, SpaceToDepth
 from clustr_keras.lipschitz.spectral import spectral_norm_bound
+
+# Of the branch of a residual layer: so near to 1 the frequencies of its kernel need not be visited.
+_NEARLY_ONE = 1.0 + 1e-5
 
 
 @register(SpaceToDepth, one_lipschitz=True)
@@ -59,7 +63,11 @@ def _of_residual(call):
 @register(LipschitzResidualConv2D, one_lipschitz=True)
 @register(CondensedResidualConv2D)
 def _of_convolutional_residual(call):
-    return _of_residual_of_norm(plain_convolution_bound(used_weight(call.operation, "kernel"))[0])
+    kernel = used_weight(call.operation, "kernel")
+    norm = dominance_norm_bound(kernel)
+    if norm > _NEARLY_ONE:  # weights that no layer has scaled
+        norm = min(norm, plain_convolution_bound(kernel)[0])
+    return _of_residual_of_norm(norm)
 
 
 def _of_residual_of_norm(norm):

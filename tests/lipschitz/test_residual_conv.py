@@ -61,8 +61,8 @@ def test_one_filter_of_one_pixel_is_a_reflection_of_half_of_the_space():
 def test_the_bound_is_one_and_stays_so_condensed():
     model = keras.Sequential([keras.Input((SIZE, SIZE, CHANNELS)), LipschitzResidualConv2D(6)])
     assert lipschitz.is_one_lipschitz_by_construction(model)
-    assert lipschitz.bound(model).value == 1.0
-    assert lipschitz.bound(lipschitz.condense(model)).value == 1.0
+    for deployed in (model, lipschitz.condense(model)):
+        assert 1.0 <= lipschitz.bound(deployed).value <= 1.0 + 1e-6
 
 
 @pytest.mark.parametrize("kernel_size", [0, 2, 3.0, -1])
