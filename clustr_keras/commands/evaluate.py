@@ -107,6 +107,8 @@ def _tables(evaluation: "Evaluation", name: str) -> "Iterator[rich.table.Table]"
     table.add_row("clean", *_share(evaluation.clean_accuracy, count))
     for radius, share in evaluation.certified_accuracy.items():
         table.add_row(f"certified at {radius:.3g}", *_share(share, count))
+    for radius, share in evaluation.uncertified_accuracy.items():
+        table.add_row(f"in real arithmetic, not certified, at {radius:.3g}", *_share(share, count))
     for threat in evaluation.threats:
         table.add_row(f"robust, {threat.threat_model}", *_share(threat.robust_accuracy, count))
     yield table

@@ -40,7 +40,8 @@ class Evaluation:
         ids: int64 `[N]`, what the examples are called: their places in the data set.
         class_ids: int64 `[N]`, predicted.
         radius, certified_radius: Floats `[N]`, in real arithmetic and less the rounding slack, or `None`.
-        certified_accuracy: Dict, radius -> share; by the certified radius, or else by that in real arithmetic.
+        certified_accuracy: Dict, radius -> share; empty where nothing is certified.
+        uncertified_accuracy: Dict, the same of radii in real arithmetic, where only these are known; empty otherwise.
         threats: A `ThreatResult` for each threat model.
         diagnostics: A `Diagnostic` for each sign of masked gradients.
         broken: A `BrokenCertificate` for each flip inside a certified radius.
@@ -58,6 +59,7 @@ class Evaluation:
     radius: Floats | None
     certified_radius: Floats | None
     certified_accuracy: dict[float, float]
+    uncertified_accuracy: dict[float, float]
     threats: tuple[ThreatResult, ...]
     diagnostics: tuple[Diagnostic, ...]
     broken: tuple[BrokenCertificate, ...]
@@ -94,6 +96,8 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """All figures, ready for JSON."""
         count = len(self.labels)
+        proved = "uncertified_accuracy" if self.uncertified_accuracy else "certified_accuracy"
+        shares = {f"{radius:.4g}": share for radius, share in getattr(self, proved).items()}
         return {
             "model": self.target.name,
             "model_fingerprint": self.target.fingerprint,
@@ -103,15 +107,8 @@ class Evaluation:
             "seed": self.seed,
             "clean_accuracy": self.clean_accuracy,
             "clean_accuracy_interval": wilson_interval(self.clean_accuracy, count),
-            "certified_accuracy": {f"{radius:.4g}": share for radius, share in self.certified_accuracy.items()},
-            "certified_accuracy_interval": {
-                f"{radius:.4g}": wilson_interval(share, count) for radius, share in self.certified_accuracy.items()
-            },
-            "certified_in": None
-            if self.radius is None
-            else "real arithmetic"
-            if self.certified_radius is None
-            else "float32",
+            proved: shares,
+            f"{proved}_interval": {radius: wilson_interval(share, count) for radius, share in shares.items()},
             "robust_accuracy": {str(threat.threat_model): threat.robust_accuracy for threat in self.threats},
             "threat_models": [
                 {
@@ -225,6 +222,8 @@ def evaluate(
     if target.certify is not None:
         certificate = target.certify(images)
         broken = broken_certificates(target, certificate, flips, stages, batch_size, seed, progress)
+    shares = {} if certificate is None else _shares(certificate, labels, radii)
+    is_certified = certificate is not None and certificate.certified_radius is not None
     return Evaluation(
         target=target,
         images=images,
@@ -233,7 +232,8 @@ def evaluate(
         class_ids=class_ids,
         radius=None if certificate is None else certificate.radius,
         certified_radius=None if certificate is None else certificate.certified_radius,
-        certified_accuracy={} if certificate is None else _certified_accuracy(certificate, labels, radii),
+        certified_accuracy=shares if is_certified else {},
+        uncertified_accuracy={} if is_certified else shares,
         threats=threat_results(rounds, class_ids, flips),
         diagnostics=diagnostics,
         broken=tuple(broken),
@@ -244,7 +244,8 @@ def evaluate(
     )
 
 
-def _certified_accuracy(certificate, labels, radii):
+def _shares(certificate, labels, radii):
+    """Radius to the share that is right and proved to stay so, in real arithmetic if nothing is certified."""
     radius = certificate.proved_radius
     shares = certified_accuracy_curve(labels, certificate.class_ids, radius, radii)
     return dict(zip(radii, shares.tolist(), strict=True))

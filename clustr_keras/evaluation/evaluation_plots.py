@@ -9,24 +9,29 @@ from clustr_keras.evaluation.plots import THEME, certified_line, drawing
 from clustr_keras.types import Floats, Ints
 
 
-def accuracy_plot(certified: tuple[Floats, Floats] | None, robust: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def accuracy_plot(
+    proved: tuple[Floats, Floats] | None,
+    robust: Mapping[str, Sequence[tuple[float, float]]],
+    name: str = "certified accuracy",
+) -> str:
     """Draws certified accuracy, and robust accuracy under all attacks, against eps: one panel for each norm.
 
     Args:
-        certified: Radii and shares, floats `[M]` each, of the certified accuracy in l_2; or `None`.
+        proved: Radii and shares, floats `[M]` each, of the certified accuracy in l_2; or `None`.
         robust: Dict, norm -> pairs `(eps, robust accuracy)`, the clean accuracy at eps 0 among them.
+        name: What the accuracy that is proved is called.
 
     Returns:
         An `<svg>` element.
     """
-    label = "Certified accuracy and robust accuracy under all attacks, against eps"
+    label = f"{name.capitalize()} and robust accuracy under all attacks, against eps"
     norms = sorted(robust)
     with drawing("accuracy", 230 * len(norms), label) as (figure, svg):
         for axes, norm in zip(np.atleast_1d(figure.subplots(len(norms), 1)), norms, strict=True):
             eps, shares = np.array(sorted(robust[norm])).T
             end = 1.08 * eps.max()
-            if norm == "l_2" and certified is not None:
-                certified_line(axes, *certified, end)
+            if norm == "l_2" and proved is not None:
+                certified_line(axes, *proved, end, name)
             axes.plot(eps, shares, "D", color=THEME["attack"], markersize=5)
             axes.text(1, 1.02, "◆ robust accuracy", color=THEME["attack"], ha="right", transform=axes.transAxes)
             axes.set(xlim=(0, end), ylim=(0, 1.08), xlabel=f"eps ({'l₂' if norm == 'l_2' else 'l∞'}, pixels in [0, 1])")

@@ -45,6 +45,8 @@ def _contents(evaluation, facts):
     falls, order = _falls(by_norm.get("l_2") or threats, is_right)
     shown = (by_norm.get("l_2") or threats)[-1]
     map_svg, map_variance = _map(evaluation, is_right, names)
+    is_certified = radius is None or evaluation.certified_radius is not None
+    kind = "certified accuracy" if is_certified else "accuracy in real arithmetic"
     return {
         "evaluation": evaluation,
         "title": f"Evaluation of {evaluation.target.name}",
@@ -56,7 +58,9 @@ def _contents(evaluation, facts):
         },
         "worst": [group[-1] for group in by_norm.values()],
         "names": names,
-        "accuracy_plot": markupsafe.Markup(accuracy_plot(_certified(evaluation, radius), _robust(evaluation, by_norm))),
+        "accuracy_plot": markupsafe.Markup(
+            accuracy_plot(_proved(evaluation, radius), _robust(evaluation, by_norm), kind)
+        ),
         "hardest": hardest,
         "confusion": _confusion(hardest, is_right, class_ids, len(names)),
         "class_radii": radius is not None
@@ -71,8 +75,8 @@ def _contents(evaluation, facts):
     }
 
 
-def _certified(evaluation, radius):
-    """Radii and shares of the certified accuracy, at every radius where it drops."""
+def _proved(evaluation, radius):
+    """Radii and shares of the accuracy that is proved, at every radius where it drops."""
     if radius is None:
         return None
     predictions = (evaluation.labels, evaluation.class_ids, radius)

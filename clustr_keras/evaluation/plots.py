@@ -215,14 +215,14 @@ def drawing(name: str, height: float, label: str) -> Iterator[tuple[Figure, list
     svg.append(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">{drawing}</svg>')
 
 
-def certified_line(axes: Axes, radii: Floats, shares: Floats, end: float) -> None:
+def certified_line(axes: Axes, radii: Floats, shares: Floats, end: float, name: str = "certified accuracy") -> None:
     """Draws certified accuracy up to a radius `end`, with its name above the axes."""
     # The share at r counts radii >= r, so each value holds up to and including its radius: a "pre" step.
     x, y = np.append(radii, [radii[-1], end]), np.append(shares, [0.0, 0.0])
     axes.fill_between(x, y, step="pre", color=THEME["accent"], alpha=0.12, linewidth=0)
     axes.step(x, y, where="pre", color=THEME["accent"], linewidth=1.6)
     # Above the axes, where no point can lie beneath it.
-    axes.text(0, 1.02, "— certified accuracy", color=THEME["accent"], transform=axes.transAxes)
+    axes.text(0, 1.02, f"— {name}", color=THEME["accent"], transform=axes.transAxes)
 
 
 def _note(axes, share, radius, color, offset, ha, va):

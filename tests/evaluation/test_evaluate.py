@@ -92,7 +92,8 @@ def test_its_figures_are_json(evaluation):
     attack = figures["threat_models"][0]["attacks"][1]
     assert attack["description"] == "PGD l_inf, 100 steps x 5 restarts, decaying"
     assert figures["threat_models"][0]["attacks"][-1]["cumulative"] == figures["robust_accuracy"]["l_inf 25.5/255"]
-    assert figures["certified_in"] == "float32"
+    assert figures["certified_accuracy"]["0.5"] == evaluation.certified_accuracy[0.5]
+    assert "uncertified_accuracy" not in figures
 
 
 @pytest.mark.usefixtures("without_diagnostics")
@@ -151,6 +152,11 @@ def test_radii_in_real_arithmetic_are_held_to_what_they_say(linear, test_images)
         changed = dataclasses.replace(target, certify=lambda images, factor=factor: without_slack(images, factor))
         evaluation = evaluate(changed, *test_images, [ThreatModel("l_2", 0.5)], ["pgd-margin"], subset=5)
         assert bool(evaluation.broken) is is_broken
+        assert evaluation.certified_accuracy == {}  # nothing is certified, and nothing is called so
+        assert 0.0 < evaluation.uncertified_accuracy[0.3] <= evaluation.clean_accuracy
+        figures = evaluation.as_dict()
+        assert figures["uncertified_accuracy"]["0.3"] == evaluation.uncertified_accuracy[0.3]
+        assert "certified_accuracy" not in figures
 
 
 def test_the_worst_case_is_over_every_flip_found(evaluation, classifier, test_images):
@@ -190,7 +196,7 @@ class Backward(keras.layers.Layer):
 def test_the_scores_of_the_paper_may_be_evaluated(linear, test_images):
     evaluation = evaluate(linear, *test_images, [ThreatModel("l_inf", 0.1)], ["pgd-20"], scores="paper", subset=20)
     assert evaluation.certified_accuracy == {}
-    assert evaluation.as_dict()["certified_in"] is None
+    assert evaluation.as_dict()["certified_accuracy"] == evaluation.uncertified_accuracy == {}
 
 
 @pytest.mark.parametrize(

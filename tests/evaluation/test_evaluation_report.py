@@ -44,6 +44,7 @@ def make_evaluation(channels=1, **changes):
         "radius": radius + 0.001,
         "certified_radius": radius,
         "certified_accuracy": {0.3: 0.5},
+        "uncertified_accuracy": {},
         "threats": tuple(threats),
         "diagnostics": (
             Diagnostic("vanishing gradients", "l_inf", 0.1, True, {"without gradient": 0.025}, "at most 5% ..."),
@@ -115,6 +116,16 @@ def test_without_certificates_and_embeddings_their_parts_are_left_out(tmp_path):
     for part in ("Embedding map", "Radii by class", "Certified accuracy is proved", "certificates"):
         assert part not in page
     assert "Hardest" in page
+
+
+def test_in_real_arithmetic_nothing_is_called_certified(tmp_path):
+    evaluation = make_evaluation(certified_radius=None, certified_accuracy={}, uncertified_accuracy={0.3: 0.5})
+    page = words(written(evaluation, tmp_path))
+    assert "nothing here is certified" in page
+    assert "accuracy in real arithmetic" in page
+    assert "radius in real arithmetic, less 0.01 %" in page
+    for claim in ("certified accuracy", "Certified accuracy", "certified radi"):
+        assert claim not in page
 
 
 def test_the_file_needs_nothing_else(tmp_path):
