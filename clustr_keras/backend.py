@@ -1,9 +1,10 @@
-"""What Keras has no neutral call for: gradients of inputs, noise by example, and a batch that replicas share."""
+"""What Keras has no neutral call for: gradients of inputs, noise by example, graphs, a batch that replicas share."""
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 from keras import ops
@@ -99,6 +100,21 @@ def wide_floats() -> Iterator[None]:
 
     with jax.enable_x64(True):
         yield
+
+
+def of_any_size(function: Any) -> Callable[[Any], Any]:
+    """A `tf.function` of nested tensors that is traced for rows of any number, before it is called with some."""
+    import tensorflow as tf
+
+    def any_rows(tensor):
+        return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
+
+    def run(data: Any) -> Any:
+        if all(isinstance(leaf, tf.Tensor) for leaf in tf.nest.flatten(data)):
+            function.get_concrete_function(tf.nest.map_structure(any_rows, data))  # traced once, then at hand
+        return function(data)
+
+    return run
 
 
 def of_all_replicas(rows: Tensor | None) -> Tensor | None:

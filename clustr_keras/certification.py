@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from clustr_keras.backend import wide_floats
+from clustr_keras.backend import num_replicas, of_any_size, wide_floats
 from clustr_keras.certificates import soft_radius, soft_scores
 from clustr_keras.certificates.floats import unit_roundoff, widest_float
 from clustr_keras.certificates.soft import shared_variance
@@ -68,6 +68,8 @@ class Certifier(keras.Model):
         arithmetic; and `certified_radius` `[B]`, only if the bound comes with a rounding analysis.
     """
 
+    predict_function: Any  # of Keras
+
     def __init__(
         self, backbone: keras.Model, head: ClusterHead, bound: LipschitzBound, method: str = "union", **kwargs: Any
     ) -> None:
@@ -87,6 +89,14 @@ class Certifier(keras.Model):
         self.has_rounding_analysis = bound.rounding_slope is not None and method != "soft" and is_ieee_float32()
         self.built = True
         self.jit_compile = False  # the arithmetic of the proof is that of the operations as they stand
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """As Keras', traced once for batches of any size: TensorFlow would do it for the first size, and then again."""
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            if keras.backend.backend() == "tensorflow" and not self.run_eagerly and num_replicas() == 1:
+                self.predict_function = of_any_size(self.predict_function)
+        return self.predict_function
 
     def call(self, images: Tensor) -> dict[str, Tensor]:
         """Classifies and certifies."""

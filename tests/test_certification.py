@@ -111,6 +111,17 @@ def test_an_unknown_method_is_refused():
         certifier_with(method="guess")
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX compiles for each size")
+def test_one_graph_does_for_batches_of_any_size(monkeypatch):
+    traced, certified = [], Certifier._certified
+    monkeypatch.setattr(Certifier, "_certified", lambda *arguments: traced.append(1) or certified(*arguments))
+    certifier, x = certifier_with(), images(40)
+    together, apart = (certifier.predict(x, batch_size=size, verbose=0) for size in (16, 7))
+    assert_array_equal(apart["class_ids"], together["class_ids"])
+    assert len(traced) == 1
+    assert_allclose(certifier.predict_on_batch(x)["radius"], together["radius"], atol=1e-6)
+
+
 def test_a_constant_backbone_certifies_without_a_division_by_zero():
     certifier = certifier_with(kernel_scale=0.0, centers=np.random.default_rng(0).normal(size=(4, 2, 6)))
     outputs = answers(certifier, images())
