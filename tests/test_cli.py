@@ -154,6 +154,7 @@ def folder(tmp_path_factory, classifier):
         (("certify", "--model", "model.keras", "--input", "images", "--image-size", "8"), "--resize brings"),
         (("train", "--checkpoint", "here"), "--from, --checkpoint, --fast and --eps are for the others"),
         (("train", "--eps", "0.1"), "--from, --checkpoint, --fast and --eps are for the others"),
+        (("train", "--recipe", "clustr", "--eps", "0.1"), "--eps is for recipes that train on attacked images"),
         (("tune", "--eps", "0.1"), "--radius is for the recipe certified, and --eps for the others"),
         (("tune", "--recipe", "trades", "--radius", "0.1"), "--radius is for the recipe certified, and --eps for the"),
         (("train", "--output", "model.h5"), r"must be a \.keras file"),

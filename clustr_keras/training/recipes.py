@@ -19,6 +19,8 @@ from clustr_keras.training.magnet_batches import MagnetBatches
 from clustr_keras.training.plain_batches import plain_batches
 from clustr_keras.training.resumed_schedule import ResumedSchedule
 
+PAPER_EPS = 8 / 255
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -77,7 +79,7 @@ class Recipe:
         )
 
 
-def paper_recipe(name: str, data: str = "cifar10", eps: float = 8 / 255, seed: int = 0) -> Recipe:
+def paper_recipe(name: str, data: str = "cifar10", eps: float | None = None, seed: int = 0) -> Recipe:
     """The published settings of one way of training.
 
     Args:
@@ -86,7 +88,7 @@ def paper_recipe(name: str, data: str = "cifar10", eps: float = 8 / 255, seed: i
             not for use; or, on the same network and schedule, `"standard"` (cross-entropy) and `"trades"` (with TRADES,
             beta = 6).
         data: Name of the data set: k-means starts once and makes 20 iterations on CIFAR-10, 10 times and 40 elsewhere.
-        eps: Float, radius of the l_inf ball of the adversarial ones, pixels in [0, 1].
+        eps: Float, radius of the l_inf ball of the adversarial ones, pixels in [0, 1]; 8/255 by default.
         seed: Integer.
 
     Returns:
@@ -100,6 +102,7 @@ def paper_recipe(name: str, data: str = "cifar10", eps: float = 8 / 255, seed: i
     >>> paper_recipe("clustr-qtrades").consistency.weight
     8.0
     """
+    eps = PAPER_EPS if eps is None else eps
     clustr = Recipe(seed=seed) if base_name(data) == "cifar10" else Recipe(n_init=10, max_iter=40, seed=seed)
     plain = dataclasses.replace(clustr, magnet=False, clusters_per_class=1)
 

@@ -80,7 +80,9 @@ def run_training(
                 raise ValueError(
                     "--radius and --margin are for the recipe certified: no radius is known of the others."
                 )
-            recipe = paper_recipe(name, dataset.name, 8 / 255 if eps is None else eps, seed)
+            recipe = paper_recipe(name, dataset.name, eps, seed)
+            if eps is not None and recipe.consistency is None:
+                raise ValueError(f"--eps is for recipes that train on attacked images; {name} does not.")
             recipe = recipe.faster() if fast else recipe
             recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
             begun = start if start is None or strategy is None else made_again(start)

@@ -20,7 +20,7 @@ from clustr_keras.training.certified import (
     fit_certified,
     make_certified,
 )
-from clustr_keras.training.recipes import Recipe, make_classifier, train
+from clustr_keras.training.recipes import PAPER_EPS, Recipe, make_classifier, train
 from clustr_keras.types import Floats
 from clustr_keras.whole_file import whole_file
 
@@ -34,7 +34,9 @@ class ClustrHyperModel(keras_tuner.HyperModel):
     Part of the training images is held back for validation, the same part in all trials and processes. After the last
     epoch of a trial these are measured on it: `val_accuracy`; `val_certified_accuracy` at `radius`, and the mean
     `val_certified_radius` of the certified recipe, float32 rounding included; `val_robust_accuracy` of the others,
-    under PGD in the l_inf ball of `eps`; and the mean of clean accuracy and the other one.
+    under PGD in the l_inf ball of `eps`; and the mean of clean accuracy and the other one. (Where the
+    backbone's rounding has no analysis nothing is certified: trials are then compared by their radii in real
+    arithmetic.)
 
     Certified training leaves open the size of the backbone (`width`, `depth`), the `clusters_per_class`, and `margin`,
     `temperature` and `learning_rate` around those of the recipe. The paper's training leaves open `clusters_per_class`
@@ -69,7 +71,7 @@ class ClustrHyperModel(keras_tuner.HyperModel):
         dataset: ImageDataset,
         recipe: CertifiedRecipe | Recipe | None = None,
         radius: float | None = None,
-        eps: float = 8 / 255,
+        eps: float = PAPER_EPS,
         validation_share: float = 0.2,
         pretrained: str | os.PathLike[str] | None = None,
     ) -> None:

@@ -11,7 +11,7 @@ from clustr_keras.progress import console, progress_bar
 from clustr_keras.training.accuracies import accuracy_facts
 from clustr_keras.training.certified import CertifiedRecipe, certified_recipe
 from clustr_keras.training.epoch_progress import EpochProgress
-from clustr_keras.training.recipes import Recipe, paper_recipe
+from clustr_keras.training.recipes import PAPER_EPS, Recipe, paper_recipe
 from clustr_keras.tuning.hypermodel import ClustrHyperModel
 from clustr_keras.tuning.leaderboard import Leaderboard
 from clustr_keras.tuning.objectives import OBJECTIVES, make_objective
@@ -82,7 +82,7 @@ def run_search(
     """
     if (eps if recipe == "certified" else radius) is not None:
         raise ValueError("--radius is for the recipe certified, and --eps for the others.")
-    eps = 8 / 255 if eps is None else eps
+    eps = PAPER_EPS if eps is None else eps
     start = _start(recipe, dataset, eps, fast, seed)
     objective = objective or ("certified" if recipe == "certified" else "robust")
     hypermodel = ClustrHyperModel(dataset, start, radius, eps, pretrained=output / "pretrained.npz")
