@@ -11,9 +11,10 @@ def orthogonal_optimizer(
     """Muon, set for kernels that are orthogonal: the optimizer of the certified recipe.
 
     A step of a matrix is its momentum brought near to the nearest orthogonal matrix, by three iterations, so that all
-    directions move by about as much; what is no matrix, such as biases and centers, takes steps of Adam. Nothing
-    decays: a kernel that shrinks is pulled back, and shorter centers are no simpler ones. In the same seconds of
-    training it gives more certified accuracy than Adam, see `benchmarks/orthogonal_dense.py`.
+    directions move by about as much; what is no matrix, such as biases, centers and the kernels of
+    `LipschitzResidualConv2D`, takes steps of Adam. Nothing decays: a kernel that shrinks is pulled back, and shorter
+    centers are no simpler ones. In the same seconds of training it gives more certified accuracy than Adam, see
+    `benchmarks/orthogonal_dense.py`.
 
     Args:
         learning_rate: Float or schedule; 1e-2 to 4e-2 is usual, the more the larger the batch.

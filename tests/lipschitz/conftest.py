@@ -21,8 +21,8 @@ def jacobian():
 def take_wild_steps():
     """Function that takes steps of a layer, 200 if not told, with random gradients at a high learning rate."""
 
-    def of_layer(layer, steps=200):
-        optimizer = keras.optimizers.Adam(0.1)
+    def of_layer(layer, steps=200, optimizer=None):
+        optimizer = optimizer or keras.optimizers.Adam(0.1)
         optimizer.build(layer.trainable_variables)
         step = compiled_step(optimizer, layer.trainable_variables)
         rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from support.examples import examples
 
 from clustr_keras import lipschitz
-from clustr_keras.lipschitz import OrthogonalConv2D
+from clustr_keras.lipschitz import OrthogonalConv2D, orthogonal_optimizer
 from clustr_keras.lipschitz.circular_conv import CircularConv2D
 
 
@@ -45,10 +45,13 @@ def test_a_new_kernel_is_orthogonal_at_every_frequency(shape):
     assert_allclose(response(built(*shape)), 1.0, atol=3e-6)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: keras.optimizers.Adam(0.1), lambda: orthogonal_optimizer(1.0)], ids=["Adam", "Muon"]
+)
 @pytest.mark.parametrize("shape", [(6, 6, 3), (3, 8, 3), (8, 3, 2)])
-def test_a_thousand_wild_steps_leave_it_orthogonal(shape, take_wild_steps):
+def test_a_thousand_wild_steps_leave_it_orthogonal(shape, make, take_wild_steps):
     layer = built(*shape)
-    take_wild_steps(layer, 1000)
+    take_wild_steps(layer, 1000, make())
     values = response(layer)
     assert values.max() <= 1.0 + 1e-6
     assert values.min() >= 0.999
@@ -69,6 +72,16 @@ def test_arbitrary_weights_make_it_orthogonal_and_stay_so_when_saved(shape, set_
         for layer in (model.layers[0], keras.models.load_model(tmp_path / "model.keras").layers[0]):
             assert response(layer).max() <= 1.0 + 1e-6
             assert response(layer).min() >= 0.99
+
+
+@pytest.mark.parametrize("channels", [64, 128])
+def test_kernels_as_large_as_those_of_the_presets_are_orthogonal_too(channels, set_arbitrary_weights):
+    layer = built(channels, channels)
+    for _ in range(2):  # new, and after that of any weights
+        values = response(layer, 4)
+        assert values.max() <= 1.0 + 1e-6
+        assert values.min() >= 0.99
+        set_arbitrary_weights(layer, 3.0)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-4, 6), st.sampled_from([(4, 4, 3), (2, 6, 3), (6, 2, 2)]), st.booleans())
