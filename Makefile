@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := .venv-docs
-PYTEST_ARGS ?= -n 2
+# Three processes on two cores: tests wait for servers and for processes that they start.
+PYTEST_ARGS ?= -n 3
 # Those that need no data set; the others say how they are run.
 BENCHMARKS := certificate_cost certified_step lipschitz_bound lipschitz_models training_step
 

@@ -43,6 +43,16 @@ CORE = (
     "test_objective.py",
     "test_objective_model.py",
 )
+# Their fixtures take longest. Work is stolen from the end of what another process has, and then they are made again.
+FIRST = (
+    "consistency/test_replicas.py",
+    "evaluation/test_evaluate.py",
+    "evaluation/test_reach.py",
+    "test_backends_agree.py",
+    "test_export_scripts.py",
+    "test_many_hosts.py",
+    "training/test_devices.py",
+)
 # What --quick leaves out of them, in lines `file::test` or `file::test[parameters]`: but for a few, what takes half a
 # second and more. JAX compiles each operation for each shape.
 SLOW_ON_JAX = ROOT / "slow_on_jax.txt"
@@ -61,7 +71,8 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what takes long on JAX, with --quick."""
+    """Puts modules first that have costly fixtures; leaves out what takes long on JAX, with --quick."""
+    items.sort(key=lambda item: item.path.relative_to(ROOT).as_posix() not in FIRST)
     if not config.getoption("--quick"):
         return
     kept, left_out, found = [], [], set()

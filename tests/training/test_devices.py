@@ -17,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# To optimize graphs that run a few times takes longer than it saves.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
