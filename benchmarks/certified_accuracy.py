@@ -9,6 +9,8 @@ accuracy on the test images goes on to the full time, the whole machine, and all
 flatters all of them a little, since these images choose; those of this project were found in some sixty trials before,
 on the same images. With 2,000 of them one standard error is about a point.
 
+Of a finalist that has not been trained on all seeds the table says so, on stdout and by its fewer figures.
+
 Each finished training is a line of `results/certified_accuracy_trainings.jsonl`, so that a run goes on where it was
 stopped; `--only-table` makes the table of what is there. `cpu_s` shows what a training got of the machine. Radii are in
 real arithmetic, without rounding slack, as the peers report theirs. Each peer lives in an environment of its own, in
@@ -128,9 +130,19 @@ class Trainings:
     def _measured(self, result):
         is_right = result["class_ids"] == self.labels
         radii = self.comparison.radii
+
+        def shares(radius, is_right):
+            return {str(least): share_at(radius, is_right, least) for least in (0.0, *radii)}
+
+        without = {}
+        if "plain_radius" in result:
+            without["at, without mirror averages"] = shares(
+                result["plain_radius"], result["plain_class_ids"] == self.labels
+            )
         return {
             # In percent of the test images.
-            "at": {str(radius): share_at(result["radius"], is_right, radius) for radius in (0.0, *radii)},
+            "at": shares(result["radius"], is_right),
+            **without,
             "curve": [share_at(result["radius"], is_right, r) for r in np.linspace(0.0, 2 * max(radii), POINTS)],
             "training_s": round(float(result["seconds"]), 1),
             "cpu_s": round(float(result["cpu_seconds"]), 1),
@@ -263,6 +275,9 @@ if __name__ == "__main__":
     tuning, results = tuned(trainings), []
     for library, settings in finalists(comparison, tuning):
         rows = [trainings(library, settings, comparison.seconds, seed) for seed in comparison.seeds]
+        missing = [seed for seed, row in zip(comparison.seeds, rows, strict=True) if row is None]
+        if missing:
+            print(f"{library}, not trained on the seeds {missing}: {json.dumps(settings)}")
         results.append((library, settings, [row for row in rows if row is not None]))
     results = [result for result in results if result[2]]
     table = [row("result", *result) for result in results]

@@ -9,8 +9,9 @@ NumPy and scikit-learn but neither TensorFlow nor a network:
 
     KERAS_BACKEND=jax PYTHONPATH=. python benchmarks/certified_gpu.py --data runs/cifar10.npz --seconds 500
 
-Trained in what the GPU takes for float32 (TF32), evaluated in IEEE float32. Radii are in real arithmetic: the distance
-logits over the proved Lipschitz bound of the condensed backbone.
+Loss, batches, augmentation and mirror averages are those of `certified_recipe("cifar10")`. Trained in what the GPU
+takes for float32 (TF32), evaluated in IEEE float32. Radii are in real arithmetic: the distance logits over the proved
+Lipschitz bound of the condensed backbone.
 """
 
 import argparse
@@ -25,9 +26,10 @@ from budget import Budget, fit_within
 from results import machine, write_results
 
 from clustr_keras import CertifiedMarginLoss, ClustrClassifier, backbones, certificates, lipschitz
-from clustr_keras.data import CropAndFlip, ImageBatches, Split, as_floats
+from clustr_keras.data import ImageBatches, Split, as_floats
+from clustr_keras.training import certified_recipe, with_mirror_averages
 
-RADII = (36 / 255, 72 / 255, 108 / 255)
+RECIPE = certified_recipe("cifar10")
 SETTINGS = [
     {"backbone": "lipschitz_resnet", "sizes": {"width": 64, "depths": [2, 2], "dense": [512, 256]}},
     {"backbone": "lipschitz_resnet", "sizes": {"width": 128, "depths": [4, 4], "dense": [1024, 256]}},
@@ -49,24 +51,24 @@ def prepare(file, data_dir):
     )
 
 
-def measured(data, settings, seconds, seed, batch_size=512):
+def measured(data, settings, seconds, seed):
     """A row: accuracies, steps."""
     keras.utils.set_random_seed(seed)
     make = getattr(backbones, settings["backbone"])
     model = ClustrClassifier(make((32, 32, 3), **settings["sizes"]), 10)
-    loss = CertifiedMarginLoss(temperature=8.0, margin=1.0)
+    loss = CertifiedMarginLoss(RECIPE.temperature, RECIPE.margin)
     model.compile(lipschitz.orthogonal_optimizer(), loss, jit_compile=True)
     batches = ImageBatches(
         Split(data["x_train"], data["y_train"]),
-        batch_size,
-        CropAndFlip(fill_mode="reflect"),
+        RECIPE.batch_size,
+        RECIPE.augmentation,
         seed=seed,
         drop_remainder=True,
     )
     budget = Budget(seconds, learning_rate=1e-2)
     fit_within(budget, model, batches)
     # What is evaluated are fixed kernels, in IEEE float32: the GPU would multiply in TF32.
-    condensed = lipschitz.condense(model.backbone)
+    condensed = lipschitz.condense(with_mirror_averages(model).backbone)
     bound = lipschitz.bound(condensed).value
     with jax.default_matmul_precision("highest"):
         embeddings = condensed.predict(as_floats(data["x_test"]), batch_size=500, verbose=0)
@@ -74,7 +76,7 @@ def measured(data, settings, seconds, seed, batch_size=512):
         logits = keras.ops.convert_to_numpy(logits) / bound
     return {
         "settings": json.dumps(settings),
-        **accuracies_of_logits(logits, data["y_test"], RADII),
+        **accuracies_of_logits(logits, data["y_test"], RECIPE.radii),
         "lipschitz_bound": f"{bound:.7f}",
         "training_s": round(budget.clock.spent),
         "epochs": round(budget.steps / len(batches), 1),
@@ -90,12 +92,13 @@ if __name__ == "__main__":
     parser.add_argument("--data", help=".npz file that was prepared")
     parser.add_argument("--seconds", type=float, default=500.0, help="of training, for each setting")
     parser.add_argument("--only", type=int, nargs="+", default=range(len(SETTINGS)), help="numbers of the settings")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     asked = parser.parse_args()
     if asked.prepare:
         prepare(asked.prepare, asked.data_dir)
     else:
         data, start = dict(np.load(asked.data)), time.perf_counter()
-        rows = [measured(data, SETTINGS[index], asked.seconds, asked.seed) for index in asked.only]
+        trials = [(SETTINGS[index], asked.seconds, seed) for index in asked.only for seed in asked.seeds]
+        rows = [measured(data, *trial) for trial in trials]
         write_results(__file__, rows)
         print(f"{time.perf_counter() - start:.0f} s in all, compiling included.")

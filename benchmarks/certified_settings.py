@@ -39,7 +39,7 @@ _LARGE_BATCHES = {**_MLP, "batch_size": 2048, "learning_rate": 4e-2}
 # GloRo's own results on MNIST.
 _DEEL_TUTORIAL = {"network": "convnet", "channels": [16, 32], "convolutions": 1, "widths": [64]}
 _GLORO_4C3F = {"network": "4C3F", "batch_size": 512}
-# deel-lip with kernels that are projected after each step, in batches as large as ours; GloRo with epochs of 56,000
+# deel-lip with kernels that are projected after each step, in large batches; GloRo with epochs of 56,000
 # images, about those of its own schedules, since it starts its power method anew after each.
 _DEEL_FAST = {"condense": True, "batch_size": 1024, "learning_rate": 5e-3, "warmup": 0.05}
 _DEEL_SMALL = {**_DEEL_FAST, "affine": AFFINE, "widths": [256, 256, 128, 64]}
@@ -83,6 +83,12 @@ MNIST10K = Comparison(
             ),
             {**_DEEL_FAST, "loss": "tau", "tau": 2.0, "affine": AFFINE, "learning_rate": 1e-2},
             {**_DEEL_FAST, "loss": "tau", "tau": 1.0, "affine": AFFINE, "learning_rate": 1e-2, "batch_size": 256},
+            {**_DEEL_FAST, "loss": "tau", "tau": 0.7, "affine": AFFINE, "learning_rate": 2e-2},
+            {**_DEEL_FAST, "loss": "tau", "tau": 1.0, "affine": AFFINE, "learning_rate": 2e-2, "batch_size": 2048},
+            *(
+                {**_DEEL_FAST, "loss": "hkr", "alpha": a, "min_margin": 3.0, "affine": AFFINE, "learning_rate": 2e-2}
+                for a in (5.0, 20.0)
+            ),
         ],
         "gloro": [
             *({"network": "2C2F", "epsilon": epsilon, "loss": TRADES} for epsilon in (0.3, 1.0, 1.58)),
@@ -105,8 +111,12 @@ MNIST10K = Comparison(
     finalists={
         "clustr_keras": [{**_LARGE_BATCHES, "margin": 4.0, "affine": MORE_AFFINE}],
         "deel-lip": [
-            {**_DEEL_FAST, "loss": "tau", "tau": 1.0, "affine": MORE_AFFINE, **rate}
-            for rate in ({}, {"learning_rate": 2e-2})
+            *(
+                {**_DEEL_FAST, "loss": "tau", "tau": 1.0, "affine": MORE_AFFINE, **rate}
+                for rate in ({}, {"learning_rate": 2e-2})
+            ),
+            *({**_DEEL_FAST, "loss": "tau", "tau": t, "affine": AFFINE, "learning_rate": 2e-2} for t in (0.7, 1.0)),
+            {**_DEEL_FAST, "loss": "tau", "tau": 2.0, "affine": AFFINE, "learning_rate": 1e-2},
         ],
     },
 )
@@ -172,11 +182,15 @@ CIFAR10 = Comparison(
         ],
     },
     # What averaging mirror images adds is not found by tuning: it changes no training. And in four times the time the
-    # training images are learned far better than the test images, against which a larger margin helps. GloRo's tunings
-    # of one day had twice the epochs of another's; these are the best of either.
+    # training images are learned far better than the test images, against which a larger margin helps, of each library.
+    # GloRo's tunings of one day had twice the epochs of another's; these are the best of either.
     finalists={
         "clustr_keras": [{**_convnet([24, 48], m), **_REFLECT, "mirror_averaged": True} for m in (1.0, 1.25)],
-        "gloro": [{**_GLORO_TRADES, "passes": 5, **how} for how in ({}, _REFLECT, {**_REFLECT, "learning_rate": 3e-3})],
+        "deel-lip": [{**_DEEL_REFLECT, "tau": tau, "learning_rate": 1e-2} for tau in (1.0, 1.4)],
+        "gloro": [
+            *({**_GLORO_TRADES, "passes": 5, **how} for how in ({}, _REFLECT, {**_REFLECT, "learning_rate": 3e-3})),
+            {**_GLORO_TRADES, "passes": 5, **_REFLECT, "epsilon": 108 / 255, "learning_rate": 3e-3},
+        ],
     },
 )
 

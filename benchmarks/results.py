@@ -32,6 +32,8 @@ def write_results(script, rows):
     columns = [name for name in rows[0] if name not in circumstances]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(row[name]) for name in columns) + " |" for row in rows]
-    lines += ["", "; ".join(f"{name}: {rows[0][name]}" for name in circumstances) + "."]
+    # Rows of several days have several dates.
+    found = {name: sorted({row[name] for row in rows}) for name in circumstances}
+    lines += ["", "; ".join(f"{name}: {' / '.join(values)}" for name, values in found.items()) + "."]
     stem.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

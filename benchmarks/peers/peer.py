@@ -85,8 +85,8 @@ class Budget(Timed, tf.keras.callbacks.Callback):
     """Ends the training after some seconds; until then the learning rate rises and falls, see `Timed`."""
 
 
-def write(asked, class_ids, radius, clock, epochs):
-    """Writes what the benchmark reads."""
+def write(asked, class_ids, radius, clock, epochs, **more):
+    """Writes what the benchmark reads; `more` are arrays."""
     np.savez(
         asked.output,
         class_ids=class_ids,
@@ -95,4 +95,5 @@ def write(asked, class_ids, radius, clock, epochs):
         cpu_seconds=clock.cpu,
         epochs=epochs,
         versions=f"TensorFlow {tf.__version__}",
+        **more,
     )
