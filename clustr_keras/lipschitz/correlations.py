@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma, spectral_norm_bound
+from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma, scaled_to_one, spectral_norm_bound
 from clustr_keras.types import ArrayLike, Floats, Tensor
 
 # Within that of the smallest norm it could have, the frequencies could not improve a bound.
@@ -35,28 +35,35 @@ def correlation_norm_bound(kernel: Tensor | ArrayLike) -> float:
     >>> correlation_norm_bound(np.ones([1, 1, 1, 1]))
     1.0
     """
-    kernel = np.asarray(kernel, dtype="float64")
-    if not np.isfinite(kernel).all():
-        raise ValueError("the kernel holds a NaN or an infinity, so its norm has no bound.")
-    largest = np.abs(kernel).max(initial=0.0)
-    if largest == 0.0:
+    kernel, scale = scaled_to_one(kernel, "kernel")
+    if scale == 0.0:
         return 0.0
-    # A power of two: exact, and no square below can leave float64's range.
-    scale = 2.0 ** np.ceil(np.log2(largest))
     # The smaller of A A^* and A^* A.
-    taps = kernel / scale if kernel.shape[2] <= kernel.shape[3] else np.swapaxes(kernel, 2, 3) / scale
-    correlations: dict[tuple[int, int], Floats] = {}
-    for a, b in itertools.product(np.ndindex(taps.shape[:2]), repeat=2):
-        difference = (a[0] - b[0], a[1] - b[1])
-        # C_(-m) is the transpose of C_m.
-        if difference >= (0, 0):
-            correlations[difference] = correlations.get(difference, 0.0) + taps[a] @ taps[b].T
+    taps = kernel if kernel.shape[2] <= kernel.shape[3] else np.swapaxes(kernel, 2, 3)
+    correlations = correlations_of(taps)
     square = sum((2.0 if any(m) else 1.0) * spectral_norm_bound(c) for m, c in correlations.items())
     # What float64 makes of all products and sums is at most that of the Frobenius norms.
     size = float(np.sum(np.sqrt(np.sum(taps**2, axis=(2, 3)))))
     count = taps.shape[3] + taps.shape[0] * taps.shape[1]
     square = (square + 2.0 * gamma(count) * size**2) * (1.0 + gamma(len(correlations) + 4))
     return float(scale * np.sqrt(square) * (1.0 + 8.0 * UNIT_ROUNDOFF))
+
+
+def correlations_of(taps: Floats) -> dict[tuple[int, int], Floats]:
+    """Shift m to `C_m = sum_(a-b=m) K_a K_b^T`, for half of the shifts: `C_(-m)` is the transpose of `C_m`.
+
+    Args:
+        taps: float64 `[height, width, n, inner]`, the matrices K.
+
+    Returns:
+        Dict, from pairs of integers, (0, 0) and those after it, to `[n, n]`.
+    """
+    correlations: dict[tuple[int, int], Floats] = {}
+    for a, b in itertools.product(np.ndindex(taps.shape[:2]), repeat=2):
+        shift = (a[0] - b[0], a[1] - b[1])
+        if shift >= (0, 0):
+            correlations[shift] = correlations.get(shift, 0.0) + taps[a] @ taps[b].T
+    return correlations
 
 
 def is_sharp(bound: float, kernel: Floats) -> bool:

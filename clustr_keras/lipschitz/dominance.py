@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma
+from clustr_keras.lipschitz.correlations import correlations_of
+from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma, scaled_to_one
 from clustr_keras.types import ArrayLike, Floats, Tensor
 
 # Towards the best weights; a bound it is at each of them.
@@ -38,15 +39,10 @@ def dominance_norm_bound(kernel: Tensor | ArrayLike) -> float:
         Araujo et al., A Unified Algebraic Perspective on Lipschitz Neural Networks, ICLR 2023, Theorem 3, for the
         weights; Horn and Johnson, Matrix Analysis, 8.1, for both inequalities.
     """
-    kernel = np.asarray(kernel, dtype="float64")
-    if not np.isfinite(kernel).all():
-        raise ValueError("the kernel holds a NaN or an infinity, so its norm has no bound.")
-    largest = np.abs(kernel).max(initial=0.0)
-    if largest == 0.0:
+    kernel, scale = scaled_to_one(kernel, "kernel")
+    if scale == 0.0:
         return 0.0
-    # A power of two: exact, and no square below can leave float64's range.
-    scale = 2.0 ** np.ceil(np.log2(largest))
-    sizes = _sizes(kernel / scale)
+    sizes = _sizes(kernel)
     weights = np.ones(len(sizes))
     square = np.inf
     for _ in range(_ITERATIONS):
@@ -61,15 +57,9 @@ def dominance_norm_bound(kernel: Tensor | ArrayLike) -> float:
 
 def _sizes(kernel: Floats) -> Floats:
     """`M`, with what its own rounding may hide added."""
-    height, width, inputs, outputs = kernel.shape
-    taps = kernel.reshape(-1, inputs, outputs)
-    correlations: dict[tuple[int, int], Floats] = {}
-    places = list(np.ndindex(height, width))
-    for place, left in zip(places, taps, strict=True):
-        for other, right in zip(places, taps, strict=True):
-            shift = (place[0] - other[0], place[1] - other[1])
-            correlations[shift] = correlations.get(shift, 0.0) + left.T @ right
-    sizes = np.abs(np.stack(list(correlations.values()))).sum(axis=0)
+    correlations = correlations_of(np.swapaxes(kernel, 2, 3))
+    sizes = sum((np.abs(c) + np.abs(c.T) if any(m) else np.abs(c) for m, c in correlations.items()), np.zeros(()))
     # A sum of products is off by at most gamma times that of their sizes, which is S^T S for all shifts together.
-    total = np.abs(taps).sum(axis=0)
-    return sizes + gamma(inputs + len(taps) + len(correlations) + 8) * (total.T @ total) * (1.0 + 1e-6)
+    total = np.abs(kernel).sum(axis=(0, 1))
+    operations = kernel.shape[2] + kernel.shape[0] * kernel.shape[1] + 2 * len(correlations) + 8
+    return sizes + gamma(operations) * (total.T @ total) * (1.0 + 1e-6)

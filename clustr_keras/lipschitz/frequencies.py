@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma, spectral_norm_bound
+from clustr_keras.lipschitz.spectral import UNIT_ROUNDOFF, gamma, scaled_to_one, spectral_norm_bound
 from clustr_keras.types import ArrayLike, Floats, Tensor
 
 # Grid points per dimension and degree, finest first, with the work (frequencies times cubes) that each may take. In two
@@ -64,17 +64,12 @@ def convolution_norm_bound(
         Pfister and Bresler, Bounding Multivariate Trigonometric Polynomials, 2019 (grids);
         Rump, Verification of Positive Definiteness, BIT 2006 (the factorization).
     """
-    kernel = np.asarray(kernel, dtype="float64")
-    if not np.isfinite(kernel).all():
-        raise ValueError("the kernel holds a NaN or an infinity, so its norm has no bound.")
-    dimensions = kernel.ndim - 2
-    largest = np.abs(kernel).max(initial=0.0)
-    if largest == 0.0:
+    kernel, scale = scaled_to_one(kernel, "kernel")
+    if scale == 0.0:
         return 0.0
-    # A power of two: exact, and no square below can leave float64's range.
-    scale = 2.0 ** np.ceil(np.log2(largest))
+    dimensions = kernel.ndim - 2
     strides, dilation = (tuple(v) if v is not None else (1,) * dimensions for v in (strides, dilation))
-    taps = _blocked_taps(kernel / scale, strides, dilation, groups)
+    taps = _blocked_taps(kernel, strides, dilation, groups)
     degrees = np.max(list(taps), axis=0)
     if not degrees.any():
         return float(scale * max(spectral_norm_bound(matrix) for matrix in next(iter(taps.values()))))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from clustr_keras.types import ArrayLike, Tensor
+from clustr_keras.types import ArrayLike, Floats, Tensor
 
 UNIT_ROUNDOFF = 2.0**-53
 _SQUARINGS = 14
@@ -35,16 +35,11 @@ def spectral_norm_bound(matrix: Tensor | ArrayLike) -> float:
     matrix = np.asarray(matrix, dtype="float64")
     if matrix.ndim != 2:
         raise ValueError(f"matrix must have rank 2; got shape {matrix.shape}.")
-    if not np.isfinite(matrix).all():
-        raise ValueError("the matrix holds a NaN or an infinity, so its norm has no bound.")
-    if matrix.shape[0] < matrix.shape[1]:
-        matrix = matrix.T
-    scale = np.abs(matrix).max(initial=0.0)
+    matrix, scale = scaled_to_one(matrix, "matrix")
     if scale == 0.0:
         return 0.0
-    # A power of two: exact, and no square below can leave float64's range.
-    scale = 2.0 ** np.ceil(np.log2(scale))
-    matrix = matrix / scale
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = matrix.T
     gram = matrix.T @ matrix
     error = gamma(matrix.shape[0]) * _frobenius(matrix) ** 2
     shift = float(np.trace(gram)) / len(gram)
@@ -53,6 +48,29 @@ def spectral_norm_bound(matrix: Tensor | ArrayLike) -> float:
     shift_error = UNIT_ROUNDOFF * _frobenius(np.diag(shifted)[None])
     square = min(_gram_iteration(gram), shift + _gram_iteration(shifted) + shift_error) + error
     return float(scale * np.sqrt(square) * (1.0 + 8.0 * UNIT_ROUNDOFF))
+
+
+def scaled_to_one(array: Tensor | ArrayLike, what: str) -> tuple[Floats, float]:
+    """An array whose largest entry lies in (1/2, 1], and what it was divided by: 0 for zeros, which stay so.
+
+    Args:
+        array: Array of any shape.
+        what: What an error calls it.
+
+    Returns:
+        A float64 array and a power of two: exact, and no square of the array can leave float64's range.
+
+    Raises:
+        ValueError: If the array holds a NaN or an infinity.
+    """
+    array = np.asarray(array, dtype="float64")
+    if not np.isfinite(array).all():
+        raise ValueError(f"the {what} holds a NaN or an infinity, so its norm has no bound.")
+    largest = np.abs(array).max(initial=0.0)
+    if largest == 0.0:
+        return array, 0.0
+    scale = float(2.0 ** np.ceil(np.log2(largest)))
+    return array / scale, scale
 
 
 def gamma(operations: int, unit_roundoff: float = UNIT_ROUNDOFF) -> float:

@@ -4,12 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from support.examples import examples
+from support.frequencies import norm_on_a_grid
 
 from clustr_keras.lipschitz.correlations import correlation_norm_bound, is_sharp
-
-
-def norm_on_a_grid(kernel, points=16):
-    return np.linalg.svd(np.fft.fft2(kernel, (points, points), axes=(0, 1)), compute_uv=False).max()
 
 
 @given(

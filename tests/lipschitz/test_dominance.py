@@ -4,15 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
+from support.frequencies import norm_on_a_grid
 
 from clustr_keras import lipschitz
 from clustr_keras.lipschitz import LipschitzResidualConv2D
 from clustr_keras.lipschitz.dominance import dominance_norm_bound
 from clustr_keras.lipschitz.frequencies import convolution_norm_bound
-
-
-def norm_on_a_grid(kernel, points=16):
-    return np.linalg.svd(np.fft.fft2(kernel, (points, points), axes=(0, 1)), compute_uv=False).max()
 
 
 @given(
