@@ -103,7 +103,10 @@ def wide_floats() -> Iterator[None]:
 
 
 def of_any_size(function: Any) -> Callable[[Any], Any]:
-    """A `tf.function` of nested tensors that is traced for rows of any number, before it is called with some."""
+    """A `tf.function` of nested tensors that is traced for rows of any number, before it is called with some.
+
+    What is no tensor, such as the shares of several replicas, is left to the function.
+    """
     import tensorflow as tf
 
     def any_rows(tensor):

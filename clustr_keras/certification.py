@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from clustr_keras.backend import num_replicas, of_any_size, wide_floats
+from clustr_keras.backend import of_any_size, wide_floats
 from clustr_keras.certificates import soft_radius, soft_scores
 from clustr_keras.certificates.floats import unit_roundoff, widest_float
 from clustr_keras.certificates.soft import shared_variance
@@ -94,7 +94,7 @@ class Certifier(keras.Model):
         """As Keras', traced once for batches of any size: TensorFlow would do it for the first size, and then again."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
-            if keras.backend.backend() == "tensorflow" and not self.run_eagerly and num_replicas() == 1:
+            if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
                 self.predict_function = of_any_size(self.predict_function)
         return self.predict_function
 
