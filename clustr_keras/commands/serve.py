@@ -10,12 +10,17 @@ from clustr_keras.commands.options import SERVER_PORTS, JsonOption, NameOption, 
 
 
 def serve(
-    directory: Annotated[pathlib.Path, typer.Argument(help="Folder that holds the version folders.")],
+    directory: Annotated[
+        pathlib.Path | None, typer.Argument(help="Folder that holds the version folders.", show_default=False)
+    ] = None,
     name: NameOption = "clustr",
     grpc_port: Annotated[int, typer.Option(**SERVER_PORTS, help="0 picks a free port.")] = 8500,
     rest_port: Annotated[int, typer.Option(**SERVER_PORTS, help="0 picks a free port.")] = 8501,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     label: Annotated[list[str] | None, typer.Option(help="Such as stable=1; may be repeated.")] = None,
+    model_config_file: Annotated[
+        pathlib.Path | None, typer.Option(help="In place of DIRECTORY, --name and --label: ModelServer's own file.")
+    ] = None,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Most images that run together.")] = 256,
     batch_timeout_micros: Annotated[int, typer.Option(min=0, help="How long a request waits for company.")] = 0,
     max_enqueued_batches: Annotated[int, typer.Option(min=1, help="How much may wait; then UNAVAILABLE.")] = 100,
@@ -32,19 +37,22 @@ def serve(
     ] = "embedded",
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a model directory over gRPC and REST, until interrupted.
+    """Serve a model directory, or many, over gRPC and REST, until interrupted.
 
     As TensorFlow Serving would; or by it, with --engine.
 
-    JSON, one line when it is ready: name, grpc_target, rest_url.
+    JSON, one line when it is ready: names, grpc_target, rest_url.
     """
     from clustr_keras.serving.batching import BatchingParameters
 
+    if model_config_file and name != "clustr":
+        raise ValueError(f"with --model-config-file, names are given in it; got --name {name} beside it.")
     options: dict[str, Any] = {
         "name": name,
         "grpc_port": grpc_port,
         "rest_port": rest_port,
         "labels": dict(map(_label, label or [])),
+        "model_config_file": model_config_file,
         "poll_seconds": poll_seconds,
         "batching": BatchingParameters(max_batch_size, batch_timeout_micros, max_enqueued_batches, num_batch_threads),
     }
@@ -65,9 +73,9 @@ def serve(
     with answering(as_json) as answer:
 
         def announce(ready: Any) -> None:
-            url = f"{ready.rest_url}/v1/models/{name}"
-            figures = {"name": name, "grpc_target": ready.grpc_target, "rest_url": ready.rest_url}
-            answer(figures, f"gRPC  {ready.grpc_target}\nREST  {url}", indent=None)
+            urls = [f"REST  {ready.rest_url}/v1/models/{name}" for name in ready.names]
+            figures = {"names": ready.names, "grpc_target": ready.grpc_target, "rest_url": ready.rest_url}
+            answer(figures, "\n".join([f"gRPC  {ready.grpc_target}", *urls]), indent=None)
 
         server.run(on_ready=announce)
 

@@ -228,7 +228,7 @@ class Batcher:
             answers = _execute_together(model, batch)
         except Exception as error:
             answers = [error] if len(batch) == 1 else [_execute_alone(model, task) for task in batch]
-        self._metrics.ran(time.monotonic() - start)
+        self._metrics.ran(model.name, time.monotonic() - start)
         return answers
 
 

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.model_info import model_status, signature_def_map
-from clustr_keras.serving.model_store import ModelStore
+from clustr_keras.serving.model_stores import ModelStores
 from clustr_keras.serving.predictor import Predictor
 from clustr_keras.serving.tensor_proto import array_from_proto, declared_bytes, proto_from_array
 
@@ -40,7 +40,7 @@ def build_grpc_server(predictor: Predictor) -> grpc.aio.Server:
         ]
     )
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(predictor), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(predictor.store), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(predictor.stores), server)
     return server
 
 
@@ -53,7 +53,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._store = predictor.store
+        self._stores = predictor.stores
 
     async def Predict(  # noqa: N802
         self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
@@ -98,7 +98,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def _response(self, model, call, outputs):
         response = predict_pb2.PredictResponse()
-        _fill_model_spec(response.model_spec, self._store.name, model.version)
+        _fill_model_spec(response.model_spec, model)
         response.model_spec.signature_name = call.signature_name
         for name, array in outputs.items():
             response.outputs[name].CopyFrom(proto_from_array(array))
@@ -109,9 +109,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             raise ServingError(
                 "INVALID_ARGUMENT", f'metadata_field must be ["signature_def"]; got {list(request.metadata_field)}.'
             )
-        model = self._store.find(*_choice(request.model_spec))
+        model = self._stores.find(*_choice(request.model_spec))
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        _fill_model_spec(response.model_spec, self._store.name, model.version)
+        _fill_model_spec(response.model_spec, model)
         response.metadata["signature_def"].Pack(signature_def_map(model))
         return response
 
@@ -120,11 +120,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus; which models are served is decided where the server is started.
 
     Args:
-        store: A `ModelStore`.
+        stores: A `ModelStores`.
     """
 
-    def __init__(self, store: ModelStore) -> None:
-        self._store = store
+    def __init__(self, stores: ModelStores) -> None:
+        self._stores = stores
 
     async def GetModelStatus(  # noqa: N802
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
@@ -139,7 +139,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the configuration cannot be changed while serving.")
 
     async def _get_model_status(self, request, context):
-        return model_status(self._store.versions(*_choice(request.model_spec)))
+        return model_status(self._stores.versions(*_choice(request.model_spec)))
 
 
 def _time_left(context):
@@ -160,9 +160,9 @@ def _choice(spec):
     )
 
 
-def _fill_model_spec(spec, name, version):
-    spec.name = name
-    spec.version.value = version
+def _fill_model_spec(spec, model):
+    spec.name = model.name
+    spec.version.value = model.version
 
 
 async def _answer(handler, request, context):

@@ -46,6 +46,7 @@ class LoadedModel:
     Args:
         path: `pathlib.Path` of the version's folder, which holds `saved_model.pb`.
         version: The version's number.
+        name: The model's name in answers and metrics.
 
     Raises:
         Exception: Whatever TensorFlow raises for a SavedModel that it cannot load.
@@ -56,8 +57,9 @@ class LoadedModel:
     array([7, 2, 1])
     """
 
-    def __init__(self, path: pathlib.Path, version: int) -> None:
+    def __init__(self, path: pathlib.Path, version: int, name: str = "clustr") -> None:
         """Load; for a large model that takes seconds."""
+        self.name = name
         self.version = version
         self.signature_defs = _read_signature_defs(path)
         self._batchable = {name for name, definition in self.signature_defs.items() if _is_batchable(definition)}

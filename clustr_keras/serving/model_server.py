@@ -13,25 +13,25 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from clustr_keras.serving.batching import BatchingParameters
+from clustr_keras.serving.model_config import model_configs
 from clustr_keras.serving.monitoring import METRICS_PATH
 
 
 class ModelServer:
-    """Serves a model directory by ModelServer, with the same choices as `LocalServer`.
+    """Serves model directories by ModelServer, with the same choices as `LocalServer`.
 
     ModelServer listens on all interfaces and cannot be told otherwise.
 
     Args:
-        model_dir: The folder that holds the version folders.
-        name: The model's name in requests.
+        model_dir, name, labels, model_config_file: As for `LocalServer`.
         grpc_port, rest_port: Ports; 0 picks a free one.
-        labels: Label to version number.
         batching: `BatchingParameters`.
         poll_seconds: How often the directory is looked at for new and deleted versions.
         binary: Name or path of the binary.
 
     Raises:
-        FileNotFoundError: If the binary or the directory is missing.
+        OSError: If the binary, the directory or `model_config_file` is missing.
+        ValueError: If `model_config_file` is no such file.
 
     Example:
 
@@ -40,12 +40,13 @@ class ModelServer:
 
     def __init__(
         self,
-        model_dir: str | os.PathLike[str],
+        model_dir: str | os.PathLike[str] | None = None,
         name: str = "clustr",
         grpc_port: int = 0,
         rest_port: int = 0,
         *,
         labels: Mapping[str, int] | None = None,
+        model_config_file: str | os.PathLike[str] | None = None,
         batching: BatchingParameters | None = None,
         poll_seconds: float = 1.0,
         binary: str | os.PathLike[str] = "tensorflow_model_server",
@@ -53,15 +54,20 @@ class ModelServer:
         found = shutil.which(binary)
         if found is None:
             raise FileNotFoundError(f"{binary} is not on the PATH. Install it, or leave --engine out.")
-        if not pathlib.Path(model_dir).is_dir():
-            raise FileNotFoundError(f"model_dir is not a folder: {model_dir}. Export a model first.")
+        self._configs = model_configs(model_dir, name, labels, model_config_file)
+        for config in self._configs:
+            if not pathlib.Path(config.model_dir).is_dir():
+                raise FileNotFoundError(f"model_dir is not a folder: {config.model_dir}. Export a model first.")
+        self._config_file = model_config_file
         self.binary = pathlib.Path(found).absolute()
-        self.model_dir = pathlib.Path(model_dir).absolute()  # it refuses relative ones
-        self.name = name
         self.grpc_port, self.rest_port = _free_ports(grpc_port, rest_port)
-        self.labels = dict(labels or {})
         self.batching = batching or BatchingParameters()
         self.poll_seconds = poll_seconds
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models."""
+        return [config.name for config in self._configs]
 
     @property
     def grpc_target(self) -> str:
@@ -130,12 +136,18 @@ class ModelServer:
             raise RuntimeError(f"{self.binary} ended with exit status {status}.")
 
     def _model_config(self):
+        if self._config_file is not None:
+            return pathlib.Path(self._config_file).read_text(encoding="utf-8")
+        [config] = self._configs
         # The policy "all" lets labels name older versions, as LocalServer does.
-        labels = "".join(f"    version_labels {{ key: {json.dumps(k)} value: {v} }}\n" for k, v in self.labels.items())
+        labels = "".join(
+            f"    version_labels {{ key: {json.dumps(k)} value: {v} }}\n" for k, v in config.labels.items()
+        )
         return (
             "model_config_list {\n  config {\n"
-            f"    name: {json.dumps(self.name)}\n"
-            f"    base_path: {json.dumps(str(self.model_dir))}\n"
+            f"    name: {json.dumps(config.name)}\n"
+            # It refuses relative paths.
+            f"    base_path: {json.dumps(str(pathlib.Path(config.model_dir).absolute()))}\n"
             '    model_platform: "tensorflow"\n'
             "    model_version_policy { all {} }\n"
             f"{labels}  }}\n}}\n"

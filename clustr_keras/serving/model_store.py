@@ -2,13 +2,12 @@
 
 import dataclasses
 import logging
-import os
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.loaded_model import LoadedModel
+from clustr_keras.serving.model_config import ModelConfig
 from clustr_keras.serving.version_folders import version_number
 from clustr_keras.serving.warmup import replay_warmup
 
@@ -31,23 +30,22 @@ class Version:
 
 
 class ModelStore:
-    """All versions in a model directory, in memory, each after its warm-up requests.
+    """The served versions in a model directory, in memory, each after its warm-up requests.
 
     A version is a folder whose name is a plain integer and that holds a SavedModel; anything else, temporary folders of
     an export under way for one, is ignored. A request keeps the model that it was given, also when the version is
     dropped meanwhile.
 
     Args:
-        model_dir: The folder that holds the version folders.
-        name: The model's name.
-        labels: Label to version number: other names for versions, `{"stable": 1, "canary": 2}` for example.
+        config: A `ModelConfig`.
     """
 
-    def __init__(self, model_dir: str | os.PathLike[str], name: str, labels: Mapping[str, int] | None = None) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         """Nothing is read before `load`."""
-        self.model_dir = Path(model_dir)
-        self.name = name
-        self.labels = dict(labels or {})
+        self.model_dir = Path(config.model_dir)
+        self.name = config.name
+        self.labels = dict(config.labels)
+        self._policy = config.policy
         self._versions: dict[int, Version] = {}  # replaced as a whole, never changed: readers need no lock
         self._loading = threading.Lock()
 
@@ -69,6 +67,11 @@ class ModelStore:
                 f"If this is a version, pass its parent, {self.model_dir.parent}."
             )
         self.refresh()
+        if not self._versions and (there := sorted(_version_folders(self.model_dir))):
+            raise ValueError(
+                f"of the versions {there} in {self.model_dir}, model_version_policy lets none be served. Name one of "
+                'them there, or say "all {}".'
+            )
         if not self._versions:
             raise ValueError(f"model_dir has no version: {self.model_dir}. {expected} Export a model first.")
         if not any(version.model for version in self._versions.values()):
@@ -76,20 +79,26 @@ class ModelStore:
             raise ValueError(f"no version in {self.model_dir} could be loaded. {reasons}. Export the model again.")
 
     def refresh(self) -> None:
-        """Load versions that are new, and drop those that are gone.
+        """Load versions that are new, and drop those that are gone or that the policy no longer wants.
+
+        What it no longer wants goes when all that it wants is loaded: a newest version that fails leaves the one before
+        it in its place.
 
         One that was written over is loaded again when it has not changed between two looks; until then, and if it does
         not load, what was loaded before goes on answering.
         """
         with self._loading:
             folders = _version_folders(self.model_dir)
-            self._versions = {number: self._current(number, folders[number]) for number in sorted(folders)}
+            wanted = self._policy(folders)
+            versions = {number: self._current(number, folders[number]) for number in wanted}
+            if not all(version.model for version in versions.values()):
+                versions |= {n: known for n, known in self._versions.items() if n in folders.keys() - wanted}
+            self._versions = dict(sorted(versions.items()))
 
-    def find(self, name: str, version: int | None = None, label: str | None = None) -> LoadedModel:
+    def find(self, version: int | None = None, label: str | None = None) -> LoadedModel:
         """The model that a request means.
 
         Args:
-            name: Name of the model.
             version: Its number; by default the newest that could be loaded.
             label: Label of a version, instead of its number.
 
@@ -97,40 +106,40 @@ class ModelStore:
             A `LoadedModel`.
 
         Raises:
-            ServingError: NOT_FOUND for a model or version that is not here; INVALID_ARGUMENT for an unknown label.
+            ServingError: NOT_FOUND for a version that is not here; INVALID_ARGUMENT for an unknown label.
         """
-        version = self._version(name, version, label)
+        version = self._version(version, label)
         models = {number: known.model for number, known in self._versions.items() if known.model}
         if version is None and models:
             return models[max(models)]
         if version not in models:
             wanted = "an available version" if version is None else f"version {version}"
-            raise ServingError("NOT_FOUND", f'model "{name}" does not have {wanted}; available: {sorted(models)}.')
+            raise ServingError("NOT_FOUND", f'model "{self.name}" does not have {wanted}; available: {sorted(models)}.')
         return models[version]
 
-    def versions(self, name: str, version: int | None = None, label: str | None = None) -> list[Version]:
+    def versions(self, version: int | None = None, label: str | None = None) -> list[Version]:
         """Every `Version`, or the one asked for, newest first; those that failed to load too.
 
         Raises:
             ServingError: NOT_FOUND, if there are none; INVALID_ARGUMENT for an unknown label.
         """
-        version = self._version(name, version, label)
+        version = self._version(version, label)
         known = self._versions
         found = [known[number] for number in sorted(known, reverse=True) if version in (None, number)]
         if not found:
             wanted = "any version" if version is None else f"version {version}"
-            raise ServingError("NOT_FOUND", f'model "{name}" does not have {wanted}; it has {sorted(known)}.')
+            raise ServingError("NOT_FOUND", f'model "{self.name}" does not have {wanted}; it has {sorted(known)}.')
         return found
 
-    def _version(self, name, version, label):
+    def _version(self, version, label):
         """The version's number that a request asks for, or `None`."""
-        if name != self.name:
-            raise ServingError("NOT_FOUND", f'model "{name}" is not served here; this server has "{self.name}".')
         if label is None:
             return version
         if label not in self.labels:
             known = sorted(self.labels)
-            raise ServingError("INVALID_ARGUMENT", f'model "{name}" has no version label "{label}"; it has {known}.')
+            raise ServingError(
+                "INVALID_ARGUMENT", f'model "{self.name}" has no version label "{label}"; it has {known}.'
+            )
         return self.labels[label]
 
     def _current(self, number, folder):
@@ -142,7 +151,7 @@ class ModelStore:
             # Written over, perhaps not to the end: loaded now it would be half old, half new.
             return dataclasses.replace(known, changing_to=stamp)
         try:
-            model = LoadedModel(folder, number)
+            model = LoadedModel(folder, number, self.name)
             replay_warmup(model, folder)
         except Exception as error:  # TensorFlow promises no types here, and a bad version must not stop the others
             _log.warning("Version %d of model %s could not be loaded from %s: %s", number, self.name, folder, error)

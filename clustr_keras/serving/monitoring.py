@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import HistogramMetricFamily, UnknownMetricFamily
@@ -27,11 +27,11 @@ class Metrics(Collector):
     not.
 
     Args:
-        model_name: The name of the served model.
+        model_names: The names of the served models.
     """
 
-    def __init__(self, model_name: str) -> None:
-        self.model_name = model_name
+    def __init__(self, model_names: Collection[str]) -> None:
+        self._model_names = frozenset(model_names)
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str]] = Counter()
         self._request_latency = _Histogram(10, 1.8, 33)
@@ -49,7 +49,7 @@ class Metrics(Collector):
             api, entrypoint: Labels, `"Predict"` and `"GRPC"` for example.
         """
         # Callers choose names freely, and each one shown would be kept for ever.
-        name = model_name if model_name == self.model_name else ""
+        name = model_name if model_name in self._model_names else ""
         start, status = time.monotonic(), "UNKNOWN"
         try:
             yield
@@ -74,10 +74,10 @@ class Metrics(Collector):
         with self._lock:
             self._queuing_latency.add(("clustr-batch",), seconds)
 
-    def ran(self, seconds: float) -> None:
-        """Records how long a batch ran."""
+    def ran(self, model_name: str, seconds: float) -> None:
+        """Records how long a batch of a model ran."""
         with self._lock:
-            self._runtime_latency.add((self.model_name, "Predict", "TF1"), seconds)
+            self._runtime_latency.add((model_name, "Predict", "TF1"), seconds)
 
     def collect(self) -> list[Metric]:
         """The metrics, as `prometheus_client` wants them."""

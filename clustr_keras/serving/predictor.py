@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from clustr_keras.serving.batching import Batcher, BatchingParameters
 from clustr_keras.serving.errors import ServingError
 from clustr_keras.serving.loaded_model import LoadedModel
-from clustr_keras.serving.model_store import ModelStore
+from clustr_keras.serving.model_config import ModelConfig
+from clustr_keras.serving.model_stores import ModelStores
 from clustr_keras.serving.monitoring import Metrics
 
 Answer = TypeVar("Answer")
@@ -23,13 +23,13 @@ class Predictor:
     """Finds models, reads requests, runs them in batches, and counts them, within bounds.
 
     Args:
-        model_dir, name, labels: As for `ModelStore`.
+        configs: A `ModelConfig` for each model.
         batching: `BatchingParameters`.
         max_request_bytes: Largest request, and largest input tensor.
         max_bytes_under_way: Largest sum of all requests that are read, wait or run.
 
     Attributes:
-        store: The `ModelStore`.
+        stores: The `ModelStores`.
         metrics: The `Metrics`.
         max_request_bytes, max_bytes_under_way: As given.
         bytes_under_way: Integer, at present.
@@ -37,15 +37,13 @@ class Predictor:
 
     def __init__(
         self,
-        model_dir: str | os.PathLike[str],
-        name: str,
-        labels: Mapping[str, int] | None,
+        configs: Sequence[ModelConfig],
         batching: BatchingParameters,
         max_request_bytes: int,
         max_bytes_under_way: int,
     ) -> None:
-        self.store = ModelStore(model_dir, name, labels)
-        self.metrics = Metrics(name)
+        self.stores = ModelStores(configs)
+        self.metrics = Metrics(self.stores.names)
         self.max_request_bytes = max_request_bytes
         self._batching = batching
         self.max_bytes_under_way = max_bytes_under_way
@@ -80,7 +78,7 @@ class Predictor:
         """Answer one request.
 
         Args:
-            choice: Name, version and label of the model, as `ModelStore.find` takes them.
+            choice: Name, version and label of the model, as `ModelStores.find` takes them.
             labels: Names of the API and of the entry point, for the metrics.
             read: From a `LoadedModel` to a `Call` and what else `write` needs; runs on a thread.
             write: From the model, the outputs and what `read` gave to the answer; runs on a thread.
@@ -94,7 +92,7 @@ class Predictor:
         """
         run = asyncio.get_running_loop().run_in_executor
         with self.metrics.request(choice[0], *labels):
-            model = self.store.find(*choice)
+            model = self.stores.find(*choice)
             call, *rest = await run(self._codec, read, model)
             outputs = await self._batcher.run(model, call, timeout)
             return await run(self._codec, write, model, call, outputs, *rest)

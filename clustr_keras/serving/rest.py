@@ -48,7 +48,7 @@ def build_rest_app(predictor: Predictor, timeout: float) -> Starlette:
     async def answer(request):
         match = _match(request.method, request.scope["path"])
         if match["action"] != ":predict":
-            return _at_hand(predictor.store, match)
+            return _at_hand(predictor.stores, match)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise ServingError("INVALID_ARGUMENT", "the body must not be compressed; send it without Content-Encoding.")
         with predictor.room() as room:
@@ -122,13 +122,13 @@ def _choice(match):
     return match["name"], int(match["version"]) if match["version"] else None, match["label"]
 
 
-def _at_hand(store, match):
+def _at_hand(stores, match):
     """What is answered at once: a probe must not wait for a model that is busy."""
     if match["action"] == "":
-        return _message(model_status(store.versions(*_choice(match))))
-    model = store.find(*_choice(match))
+        return _message(model_status(stores.versions(*_choice(match))))
+    model = stores.find(*_choice(match))
     if match["action"] == "/metadata":
-        return _metadata(model, match["name"])
+        return _metadata(model)
     raise ServingError("INVALID_ARGUMENT", f'no signature of this model is for {match["action"]}; use ":predict".')
 
 
@@ -142,10 +142,10 @@ def _write_outputs(model, call, outputs, is_row_format):
     return write_outputs(outputs, is_row_format)
 
 
-def _metadata(model, name):
+def _metadata(model):
     return _dumps(
         {
-            "model_spec": {"name": name, "signature_name": "", "version": str(model.version)},
+            "model_spec": {"name": model.name, "signature_name": "", "version": str(model.version)},
             "metadata": {"signature_def": _dict(signature_def_map(model))},
         }
     )

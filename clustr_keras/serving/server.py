@@ -1,6 +1,7 @@
-"""LocalServer: serves a model directory on this machine, in TensorFlow Serving's protocols.
+"""LocalServer: serves model directories on this machine, in TensorFlow Serving's protocols.
 
-    models      versions in a directory             model_store.py, loaded_model.py, warmup.py, model_info.py
+    models      by name, from one folder or a file  model_config.py, model_stores.py
+                versions in a directory             model_store.py, loaded_model.py, warmup.py, model_info.py
     requests    found, bounded, run in batches      predictor.py, batching.py
     gRPC        PredictionService, ModelService     grpc_service.py, tensor_proto.py
     REST        /v1/models/...                      rest.py, predict_json.py, tensor_json.py
@@ -26,6 +27,7 @@ import uvicorn
 
 from clustr_keras.serving.batching import BatchingParameters
 from clustr_keras.serving.grpc_service import build_grpc_server
+from clustr_keras.serving.model_config import model_configs
 from clustr_keras.serving.predictor import Predictor
 from clustr_keras.serving.rest import build_rest_app
 
@@ -33,19 +35,21 @@ _log = logging.getLogger(__name__)
 
 
 class LocalServer:
-    """Serves the versions in a model directory over gRPC and REST.
+    """Serves the versions in a model directory, or in those of many models, over gRPC and REST.
 
     The newest version answers unless a request names another, by number or by label. New version folders are picked up
     and deleted ones dropped while it runs. Requests of many callers run together in batches. Metrics for Prometheus are
     at `/monitoring/prometheus/metrics` of the REST port.
 
     Args:
-        model_dir: The folder that holds the version folders.
-        name: The model's name in requests.
+        model_dir: The folder that holds the version folders; or `None`, with `model_config_file`.
+        name: The model's name in requests; with `model_dir` only.
         grpc_port: Port for gRPC; 0 picks a free one.
         rest_port: Port for REST; 0 picks a free one.
         host: Address to listen on. Only this machine can reach the default.
-        labels: Label to version number, `{"stable": 1, "canary": 2}` for example.
+        labels: Label to version number, `{"stable": 1, "canary": 2}` for example; with `model_dir` only.
+        model_config_file: Path of a file in place of `model_dir`, that names models, their folders, which versions are
+            served, and labels: what `tensorflow_model_server --model_config_file` takes. It is read once.
         batching: `BatchingParameters`: what runs together, and how much may wait.
         max_request_bytes: Largest request. A larger one is RESOURCE_EXHAUSTED, over REST 413.
         max_bytes_under_way: Most memory for requests at a time; JSON counts eight times. Beyond it they are
@@ -55,7 +59,8 @@ class LocalServer:
         grace_seconds: How long requests under way may take after a stop.
 
     Raises:
-        ValueError: If an argument is out of range.
+        OSError: If `model_config_file` cannot be read.
+        ValueError: If an argument is out of range, or `model_config_file` is no such file.
 
     Example:
     >>> with LocalServer("runs/demo/serving/clustr") as server:
@@ -65,13 +70,14 @@ class LocalServer:
 
     def __init__(
         self,
-        model_dir: str | os.PathLike[str],
+        model_dir: str | os.PathLike[str] | None = None,
         name: str = "clustr",
         grpc_port: int = 0,
         rest_port: int = 0,
         host: str = "127.0.0.1",
         *,
         labels: Mapping[str, int] | None = None,
+        model_config_file: str | os.PathLike[str] | None = None,
         batching: BatchingParameters | None = None,
         max_request_bytes: int = 64 * 2**20,
         max_bytes_under_way: int = 2**30,
@@ -79,9 +85,7 @@ class LocalServer:
         poll_seconds: float = 1.0,
         grace_seconds: float = 30.0,
     ) -> None:
-        """Check the arguments; nothing is read and nothing listens before `start`."""
-        if not name or set(name) & set("/:"):
-            raise ValueError(f'name must be a non-empty string without "/" and ":"; got {name!r}.')
+        """Check the arguments; no model is read and nothing listens before `start`."""
         for what, port in (("grpc_port", grpc_port), ("rest_port", rest_port)):
             if not 0 <= port <= 65535:
                 raise ValueError(f"{what} must lie in 0..65535, 0 for a free one; got {port}.")
@@ -91,14 +95,22 @@ class LocalServer:
         self.grpc_port = grpc_port
         self.rest_port = rest_port
         self._predictor = Predictor(
-            model_dir, name, labels, batching or BatchingParameters(), max_request_bytes, max_bytes_under_way
+            model_configs(model_dir, name, labels, model_config_file),
+            batching or BatchingParameters(),
+            max_request_bytes,
+            max_bytes_under_way,
         )
-        self._store = self._predictor.store
+        self._stores = self._predictor.stores
         self._rest_timeout_seconds = rest_timeout_seconds
         self._poll_seconds = poll_seconds
         self._grace_seconds = grace_seconds
         self._thread: threading.Thread | None = None
         self._request_stop: Callable[[], object] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models."""
+        return self._stores.names
 
     @property
     def grpc_target(self) -> str:
@@ -111,16 +123,16 @@ class LocalServer:
         return f"http://{_reachable(self.host)}:{self.rest_port}"
 
     def start(self) -> None:
-        """Load the model and listen, in a thread of its own. Returns once both ports answer.
+        """Load the models and listen, in a thread of its own. Returns once both ports answer.
 
         Raises:
             OSError: If the directory is missing or a port is in use.
-            ValueError: If the directory holds no version that loads.
+            ValueError: If a directory holds no version that loads.
             RuntimeError: If the server runs already.
         """
         if self._thread:
             raise RuntimeError("this server runs already; stop it first, or make another one.")
-        self._store.load()
+        self._stores.load()
         ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._thread_main, args=(ready,), name="clustr-server", daemon=True)
         self._thread.start()
@@ -247,10 +259,7 @@ class LocalServer:
     async def _poll(self):
         while True:
             await asyncio.sleep(self._poll_seconds)
-            try:
-                await asyncio.to_thread(self._store.refresh)
-            except Exception as error:  # a file system that is away for a moment takes no loaded model with it
-                _log.warning("could not look for versions in %s: %s", self._store.model_dir, error)
+            await asyncio.to_thread(self._stores.refresh)
 
 
 def _cannot_listen(what, host, port, error):

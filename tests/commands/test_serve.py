@@ -36,7 +36,7 @@ def test_serve_query_and_load_over_both_protocols(trained, clustr_here, answer, 
             server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
         assert server.stdout.read() == ""  # nothing but that line
-    assert ready["name"] == "clustr"
+    assert ready["names"] == ["clustr"]
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][0] == 0
     assert "certified radius" in answers[0][1]
@@ -90,6 +90,19 @@ def test_serve_runs_modelserver_only_if_all_interfaces_are_allowed(
     assert int(port) > 0
     target, url = f"127.0.0.1:{port}", "http://127.0.0.1:18501"
     if as_json:
-        assert json.loads(out) == {"name": "clustr", "grpc_target": target, "rest_url": url}
+        assert json.loads(out) == {"names": ["clustr"], "grpc_target": target, "rest_url": url}
     else:
         assert out == f"gRPC  {target}\nREST  {url}/v1/models/clustr\n"
+
+
+def test_serve_takes_a_folder_or_a_file_of_models(trained, clustr_here):
+    for arguments, words in (
+        ((), "either the folder of one model or a model_config_file"),
+        (("serving", "--model-config-file", "models.config"), "either the folder of one model or a model_config_file"),
+        (("--model-config-file", "models.config", "--name", "m"), "got --name m beside it"),
+        (("--model-config-file", "models.config", "--label", "a=1"), "labels are given in it"),
+        (("--model-config-file", "nowhere.config"), "nowhere.config"),
+    ):
+        code, out, err = clustr_here("serve", *arguments, cwd=trained)
+        assert (code, out) == (2, "")
+        assert words in err

@@ -15,6 +15,8 @@ from clustr_keras.serving.monitoring import Metrics
 class FakeModel:
     """Doubles `x`; records the sizes of its batches; waits at a gate; fails on a 13."""
 
+    name = "m"
+
     def __init__(self, is_open=True):
         self.sizes = []
         self.entered, self.opened = threading.Event(), threading.Event()
@@ -39,7 +41,7 @@ def call(values, rows="all", signature_name="double", wanted=("y", "z")):
 
 
 def batcher(**parameters):
-    return Batcher(BatchingParameters(**parameters), Metrics("m"))
+    return Batcher(BatchingParameters(**parameters), Metrics(["m"]))
 
 
 async def after_a_blocker(model, batches, calls, **options):

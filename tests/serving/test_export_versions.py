@@ -15,6 +15,7 @@ from support.small_classifiers import small_classifier
 
 from clustr_keras.serving import Client, LocalServer, export_model
 from clustr_keras.serving import export as export_module
+from clustr_keras.serving.model_config import ModelConfig
 from clustr_keras.serving.model_store import ModelStore
 
 
@@ -155,7 +156,7 @@ def test_sigkill_in_the_middle_leaves_no_version_and_hinders_nobody(classifier, 
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert any(tmp_path.iterdir()), "it was killed too early to leave a trace"
     with pytest.raises(ValueError, match="has no version"):
-        ModelStore(tmp_path, "clustr").load()
+        ModelStore(ModelConfig(tmp_path, "clustr")).load()
     path = export_model(classifier, tmp_path)
     assert path.name == "1"
     with LocalServer(tmp_path) as server, Client(server.grpc_target) as client:

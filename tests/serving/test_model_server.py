@@ -65,6 +65,18 @@ def test_modelserver_is_started_with_absolute_paths_and_the_ports_that_are_told(
     assert flags["enable_batching"] == flags["allow_version_labels_for_unavailable_models"] == "true"
 
 
+def test_a_file_of_models_is_passed_on_as_it_is(fake, model_dir, tmp_path):
+    read = fake()
+    file = tmp_path / "models.config"
+    file.write_text(
+        f'model_config_list {{ config {{ name: "m" base_path: "{model_dir}" model_platform: "tensorflow" }} }}'
+    )
+    server = ModelServer(model_config_file=file)
+    assert server.names == ["m"]
+    server.run()
+    assert read()[2]["model_config_file"] == file.read_text()
+
+
 def test_batches_are_bounded_as_they_are_in_the_local_server(fake, model_dir):
     read = fake()
     batching = BatchingParameters(max_batch_size=8, max_enqueued_batches=5, num_batch_threads=3)

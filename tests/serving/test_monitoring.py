@@ -21,7 +21,7 @@ def value(metrics, name, **labels):
 
 
 def test_requests_are_counted_by_how_they_end():
-    metrics = Metrics("clustr")
+    metrics = Metrics(["clustr"])
     for _ in range(3):
         with metrics.request("clustr", "Predict", "GRPC"):
             pass
@@ -36,7 +36,7 @@ def test_requests_are_counted_by_how_they_end():
 
 
 def test_names_that_callers_make_up_are_counted_together():
-    metrics = Metrics("clustr")
+    metrics = Metrics(["clustr"])
     for name in ("a", "b", 'c"\n'):
         with pytest.raises(ServingError), metrics.request(name, "Predict", "GRPC"):
             raise ServingError("NOT_FOUND", "")
@@ -44,9 +44,9 @@ def test_names_that_callers_make_up_are_counted_together():
 
 
 def test_histograms_are_microseconds_in_growing_buckets():
-    metrics = Metrics("clustr")
+    metrics = Metrics(["clustr"])
     for seconds in (5e-6, 15e-6, 1.0):
-        metrics.ran(seconds)
+        metrics.ran("clustr", seconds)
     labels = {"model_name": "clustr", "API": "Predict", "runtime": "TF1"}
     assert value(metrics, "runtime_latency_sum", **labels) == pytest.approx(1e6 + 20)
     assert value(metrics, "runtime_latency_count", **labels) == 3
@@ -55,17 +55,17 @@ def test_histograms_are_microseconds_in_growing_buckets():
 
 
 def test_waiting_is_recorded():
-    metrics = Metrics("clustr")
+    metrics = Metrics(["clustr"])
     metrics.queued(2e-3)
     assert value(metrics, "batching_session:queuing_latency_count", thread_pool_name="clustr-batch") == 1
 
 
 def test_threads_lose_no_count():
-    metrics = Metrics("clustr")
+    metrics = Metrics(["clustr"])
 
     def count():
         for _ in range(500):
-            metrics.ran(1e-3)
+            metrics.ran("clustr", 1e-3)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

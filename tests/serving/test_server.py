@@ -297,11 +297,48 @@ def test_a_bad_directory_is_an_error_before_anything_listens(tmp_path):
         ({"grpc_port": 8500, "rest_port": 8500}, "differ"),
         ({"name": ""}, "name"),
         ({"name": "a/b"}, "name"),
+        ({"model_config_file": "models.config"}, "either the folder of one model or a model_config_file"),
     ],
 )
 def test_arguments_out_of_range(toy_dir, arguments, words):
     with pytest.raises(ValueError, match=words):
         LocalServer(toy_dir, **arguments)
+
+
+def test_many_models_from_a_file_of_model_servers(toy_dir, clustr_dir, tmp_path, protocol):
+    file = tmp_path / "models.config"
+    file.write_text(
+        f"""
+        model_config_list {{
+          config {{ name: "toy" base_path: "{toy_dir}" model_platform: "tensorflow"
+                   model_version_policy {{ all {{}} }} version_labels {{ key: "stable" value: 2 }} }}
+          config {{ name: "digits" base_path: "{clustr_dir}" model_platform: "tensorflow" }}
+          config {{ name: "newest" base_path: "{toy_dir}" model_platform: "tensorflow" }}
+        }}
+        """
+    )
+    with LocalServer(model_config_file=file) as server:
+        assert server.names == ["toy", "digits", "newest"]
+        target = server.grpc_target if protocol == "grpc" else server.rest_url
+        for model, options, answer in (
+            ("toy", {}, [3.5, 4]),
+            ("toy", {"version": 2}, [2.5, 3]),
+            ("toy", {"label": "stable"}, [2.5, 3]),
+            ("newest", {}, [3.5, 4]),
+        ):
+            with Client(target, model=model, **options) as client:
+                assert client.call("serving_default", X)["y"].tolist() == answer
+        with Client(target, model="digits") as client:
+            assert client.predict(np.zeros((2, 4, 4, 1), np.float32)).class_ids.shape == (2,)
+        for model, options in (("newest", {"version": 2}), ("other", {})):
+            with Client(target, model=model, **options) as client, pytest.raises(ServingError, match="NOT_FOUND"):
+                client.call("serving_default", X)
+        page = httpx.get(f"{server.rest_url}/monitoring/prometheus/metrics", trust_env=False).text
+        for name, count in (("toy", 3), ("digits", 1), ("newest", 1)):
+            assert f':tensorflow:serving:request_count{{model_name="{name}",status="OK"}} {count}.0' in page
+            assert (
+                f':tensorflow:serving:runtime_latency_count{{API="Predict",model_name="{name}",runtime="TF1"}}' in page
+            )
 
 
 def test_versions_come_and_go_while_callers_query(model_dir, toy_dir, protocol):

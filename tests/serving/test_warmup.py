@@ -7,6 +7,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from clustr_keras.serving import ServingError
 from clustr_keras.serving.loaded_model import LoadedModel
+from clustr_keras.serving.model_config import ModelConfig
 from clustr_keras.serving.model_store import ModelStore
 from clustr_keras.serving.warmup import WARMUP_FILE, read_warmup, replay_warmup, write_warmup
 
@@ -68,18 +69,18 @@ def test_replaying_runs_every_request(version, monkeypatch):
 def test_a_bad_record_keeps_its_version_from_being_served(version, toy_dir, records, words, caplog):
     shutil.copytree(toy_dir / "2", version.with_name("1"))
     write_records(version, records)
-    store = ModelStore(version.parent, "toy")
+    store = ModelStore(ModelConfig(version.parent, "toy"))
     store.load()
-    assert store.find("toy").version == 1
+    assert store.find().version == 1
     assert words in caplog.text
     with pytest.raises(ServingError, match="version 2"):
-        store.find("toy", version=2)
+        store.find(version=2)
 
 
 def test_a_request_that_fails_keeps_its_version_from_being_served(version):
     write_warmup(version, [("serving_default", {"x": np.float64([1])})])
     with pytest.raises(ValueError, match="float64"):
-        ModelStore(version.parent, "toy").load()
+        ModelStore(ModelConfig(version.parent, "toy")).load()
 
 
 def test_a_cut_file_keeps_its_version_from_being_served(version):
@@ -87,7 +88,7 @@ def test_a_cut_file_keeps_its_version_from_being_served(version):
     path = version / WARMUP_FILE
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ValueError, match="DataLoss"):
-        ModelStore(version.parent, "toy").load()
+        ModelStore(ModelConfig(version.parent, "toy")).load()
 
 
 def test_too_many_records_are_refused(version):
