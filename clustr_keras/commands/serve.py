@@ -37,9 +37,9 @@ def serve(
     ] = "embedded",
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a model directory, or many, over gRPC and REST, until interrupted.
+    """Serve a model directory over gRPC and REST, until interrupted.
 
-    As TensorFlow Serving would; or by it, with --engine.
+    As TensorFlow Serving would; or by it, with --engine. Many models: --model-config-file.
 
     JSON, one line when it is ready: names, grpc_target, rest_url.
     """

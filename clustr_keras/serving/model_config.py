@@ -107,7 +107,9 @@ def model_configs(
 def _model_config(path, config):
     try:
         # The older field says the same; a model of neither is an error there too.
-        platform = config.model_platform or {1: "tensorflow"}.get(config.model_type, "")
+        platform = config.model_platform or {model_server_config_pb2.TENSORFLOW: "tensorflow"}.get(
+            config.model_type, ""
+        )
         if platform != "tensorflow":
             raise ValueError(f'model_platform must be "tensorflow"; got {platform!r}.')
         if not os.path.isabs(config.base_path):

@@ -88,7 +88,7 @@ class ModelServer:
             ("monitoring_config_file", f'prometheus_config {{ enable: true path: "{METRICS_PATH}" }}\n'),
         ):
             files[flag] = pathlib.Path(config_dir, flag).absolute()
-            files[flag].write_text(text)
+            files[flag].write_text(text, encoding="utf-8")
         flags = {
             "port": self.grpc_port,
             "rest_api_port": self.rest_port,
